@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/weir-run/weir/watchdog/process"
 )
 
 // parsed is the value of one setting while the environment is read. It is what
@@ -59,7 +61,10 @@ func (*duration) kind() string { return "duration" }
 func parseText(s string) (string, error) { return s, nil }
 
 func parseCommand(s string) ([]string, error) {
-	words := strings.Fields(s)
+	words, err := process.Split(s)
+	if err != nil {
+		return nil, errors.New("a command as a shell would split it: " + err.Error())
+	}
 	if len(words) == 0 || words[0] == "" {
 		return nil, errors.New("a command that names a program")
 	}
