@@ -1,0 +1,2 @@
+# Started for each request. Its exit code is the function's.
+exec sh ./function/handler.sh
