@@ -66,7 +66,9 @@ func (g *remnant) signalNumber(sig syscall.Signal) error {
 	return syscall.Kill(-g.pid, sig)
 }
 
+// close gives the group up: it is done from now on.
 func (g *remnant) close() {
+	g.byNumber = false
 	if g.fd >= 0 {
 		_ = unix.Close(g.fd)
 		g.fd = -1

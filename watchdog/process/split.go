@@ -13,8 +13,8 @@ var (
 )
 
 // Split cuts a command into words as a POSIX shell does: at blanks outside
-// quotes; ” keeps all as it is, "" lets a backslash escape $ ` " \ and a line
-// end; elsewhere a backslash escapes any byte. Nothing is expanded: variables,
+// quotes; single quotes keep all as it is, double quotes let a backslash escape
+// $ ` " \ and a line end; elsewhere a backslash escapes any byte. Nothing is expanded: variables,
 // globs, ~, comments and operators stay as they stand. A command of blanks
 // only has no words.
 func Split(command string) ([]string, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -32,50 +33,52 @@ func (r *Reaper) Start(s Spec) (*Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	null, err := r.devNull()
-	if err != nil {
-		return nil, err
-	}
-	files := make([]uintptr, 3)
-	for i, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
-		if f == nil {
-			f = null
-		}
-		files[i] = f.Fd()
-	}
-	attr := &syscall.ProcAttr{
-		Dir:   s.Dir,
-		Env:   s.Env,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setpgid: true},
-	}
-	if attr.Env == nil {
-		attr.Env = []string{} // ForkExec would take ours
-	}
-	argv := append([]string{s.Path}, s.Args...)
 	c := &Child{killGroup: s.KillGroupAtExit, done: make(chan struct{})}
-	if s.Terminal != nil {
-		err = r.forkForeground(c, path, argv, attr, s.Terminal)
-	} else {
-		err = r.fork(c, path, argv, attr)
-	}
-	if err != nil {
+	if err := r.fork(c, path, &s); err != nil {
 		return nil, explain(s, path, err)
 	}
 	return c, nil
 }
 
 // fork starts c and enters it among the children before anyone can judge it.
-func (r *Reaper) fork(c *Child, path string, argv []string, attr *syscall.ProcAttr) error {
+func (r *Reaper) fork(c *Child, path string, s *Spec) error {
 	r.forks.RLock()
 	defer r.forks.RUnlock()
-	r.mu.Lock()
-	closed := r.closed
-	r.mu.Unlock()
-	if closed {
-		return ErrClosed
+	null, err := r.devNull()
+	if err != nil {
+		return err
 	}
-	pid, err := syscall.ForkExec(path, argv, attr)
+	attr := syscall.ProcAttr{
+		Dir:   s.Dir,
+		Env:   s.Env,
+		Files: make([]uintptr, 3),
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	}
+	if attr.Env == nil {
+		attr.Env = []string{} // ForkExec would take ours
+	}
+	for i, f := range [...]*os.File{s.Stdin, s.Stdout, s.Stderr} {
+		if f == nil {
+			f = null
+		}
+		attr.Files[i] = f.Fd()
+	}
+	if s.Terminal != nil {
+		attr.Sys.Foreground = true
+		attr.Sys.Ctty = int(s.Terminal.Fd())
+	}
+	argv := append([]string{s.Path}, s.Args...)
+	pid, err := syscall.ForkExec(path, argv, &attr)
+	switch {
+	case s.Terminal == nil:
+	case err == nil:
+		// After the start: a child would inherit it.
+		signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)
+	case errors.Is(err, syscall.ENOTTY), errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENXIO):
+		attr.Sys.Foreground = false
+		pid, err = syscall.ForkExec(path, argv, &attr)
+	}
+	runtime.KeepAlive(s)
 	if err != nil {
 		return err
 	}
@@ -86,23 +89,7 @@ func (r *Reaper) fork(c *Child, path string, argv []string, attr *syscall.ProcAt
 	return nil
 }
 
-// forkForeground is fork with the terminal handed over, if it is ours.
-func (r *Reaper) forkForeground(c *Child, path string, argv []string, attr *syscall.ProcAttr, tty *os.File) error {
-	attr.Sys.Foreground = true
-	attr.Sys.Ctty = int(tty.Fd())
-	err := r.fork(c, path, argv, attr)
-	switch {
-	case errors.Is(err, syscall.ENOTTY), errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENXIO):
-		attr.Sys.Foreground = false
-		return r.fork(c, path, argv, attr)
-	case err == nil:
-		// After the start: a child would inherit it.
-		signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)
-	}
-	return err
-}
-
-// devNull is opened once; a closed Reaper has it no more.
+// devNull is opened once. A closed Reaper has it no more.
 func (r *Reaper) devNull() (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -225,7 +212,7 @@ func missingLoader(file string) string {
 	if !bytes.HasPrefix(line, []byte("#!")) {
 		return elf
 	}
-	if crlf := bytes.HasSuffix(line, []byte("\r")); crlf {
+	if bytes.HasSuffix(line, []byte("\r")) {
 		return fmt.Sprintf("its interpreter %q is missing (the line ends in CR)", bytes.TrimSpace(line[2:]))
 	}
 	return fmt.Sprintf("its interpreter %q is missing", bytes.TrimSpace(line[2:]))
