@@ -14,10 +14,10 @@ const readSize = 16 << 10
 const keepSize = 256 << 10
 
 // CopyLines copies src to dst until src ends, one Write for each line. format
-// appends a line, which comes without its newline, to dst; CopyLines adds the
-// newline. A nil format appends the line as it is. A line of more than max
-// bytes goes out in pieces of max, each a line of its own; max 0 or less is no
-// bound. The last line needs no newline.
+// appends what is written of a line to dst; it gets the line without its
+// newline and appends one itself. A nil format appends the line and a newline.
+// A line of more than max bytes goes out in pieces of max, each a line of its
+// own; max 0 or less is no bound. The last line needs no newline.
 //
 // It reads on when dst fails, so that the writer at the other end never
 // blocks, and returns the first error of dst, else that of src, else nil.
@@ -87,9 +87,8 @@ func (c *lineCopy) emit(line []byte) {
 	if c.format != nil {
 		c.out = c.format(c.out, line)
 	} else {
-		c.out = append(c.out, line...)
+		c.out = append(append(c.out, line...), '\n')
 	}
-	c.out = append(c.out, '\n')
 	_, c.err = c.dst.Write(c.out)
 	c.out = shrink(c.out)
 }
