@@ -27,8 +27,8 @@ function bodyOf(type, raw) {
     if (raw.length === 0) return {};
     try {
       return JSON.parse(raw.toString());
-    } catch (e) {
-      throw new BadRequest(`request body: ${e.message}`);
+    } catch {
+      throw new BadRequest("the request's body is not JSON");
     }
   }
   if (type === "application/x-www-form-urlencoded") return { ...parse(raw.toString()) };
