@@ -1,0 +1,143 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// conn is one connection to the handler.
+type conn struct {
+	net.Conn
+	raw   syscall.RawConn
+	since time.Time // when it became idle
+
+	poll   [1]unix.PollFd
+	pollFD func(fd uintptr)
+	ready  bool
+}
+
+func newConn(nc net.Conn) (*conn, error) {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("connection of type %T has no descriptor", nc)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("descriptor: %w", err)
+	}
+	c := &conn{Conn: nc, raw: raw}
+	c.pollFD = func(fd uintptr) {
+		c.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+		n, err := unix.Poll(c.poll[:], 0)
+		c.ready = err != nil || n > 0
+	}
+	return c, nil
+}
+
+// hangUp breaks the connection: every read and write on it ends at once.
+func (c *conn) hangUp() { c.Conn.Close() }
+
+// readable says whether a read would return at once: with data, the end or an
+// error. It does not wait.
+func (c *conn) readable() bool {
+	if err := c.raw.Control(c.pollFD); err != nil {
+		return true
+	}
+	return c.ready
+}
+
+// pool keeps idle connections, the last one used on top, so that what a burst
+// needed falls out of use and is closed.
+type pool struct {
+	mu     sync.Mutex
+	idle   []*conn
+	armed  bool
+	closed bool
+	timer  *time.Timer
+}
+
+// get takes a connection that the handler has not closed, or nil.
+func (p *pool) get(now time.Time) *conn {
+	for {
+		p.mu.Lock()
+		last := len(p.idle) - 1
+		if last < 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		c := p.idle[last]
+		p.idle[last] = nil
+		p.idle = p.idle[:last]
+		p.mu.Unlock()
+		// Whatever is readable on an idle connection is its end, or bytes
+		// that no request asked for.
+		if now.Sub(c.since) < idleLife && !c.readable() {
+			return c
+		}
+		c.Close()
+	}
+}
+
+func (p *pool) put(c *conn, now time.Time) {
+	c.since = now
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		c.Close()
+		return
+	}
+	p.idle = append(p.idle, c)
+	if p.armed {
+		return
+	}
+	p.armed = true
+	if p.timer == nil {
+		p.timer = time.AfterFunc(idleLife, p.expire)
+	} else {
+		p.timer.Reset(idleLife)
+	}
+}
+
+func (p *pool) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle) == 0
+}
+
+// expire closes what has been idle for too long. It runs on the timer, which
+// is armed while there are idle connections.
+func (p *pool) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	n := 0
+	for n < len(p.idle) && now.Sub(p.idle[n].since) >= idleLife {
+		p.idle[n].Close()
+		n++
+	}
+	p.idle = append(p.idle[:0], p.idle[n:]...)
+	clear(p.idle[len(p.idle):cap(p.idle)])
+	p.armed = len(p.idle) > 0
+	if p.armed {
+		p.timer.Reset(idleLife - now.Sub(p.idle[0].since))
+	}
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.idle {
+		c.Close()
+	}
+	p.idle = nil
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}

@@ -1,0 +1,397 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/weir-run/weir/contract"
+	"github.com/weir-run/weir/watchdog/invoke"
+)
+
+const (
+	// outKeep and inKeep are the buffers that a spare exchange keeps; larger
+	// ones, for a long head, are dropped after use.
+	outKeep = inlineBody + 4<<10
+	inSize  = 8 << 10
+	inKeep  = inSize
+)
+
+// bodyKind is how the request's body gets to the handler.
+type bodyKind int
+
+const (
+	bodyInline bodyKind = iota // in out, behind the head; may be empty
+	bodyAsked                  // small, read when the handler asks for it
+	bodyStreamed
+)
+
+// exchange is one request and its answer. It is reused, never shared.
+type exchange struct {
+	p           *Proxy
+	w           http.ResponseWriter
+	r           *http.Request
+	exec, write time.Time
+	start       time.Time
+
+	c      *conn
+	reused bool // c carried another request before
+	unhook func() bool
+
+	out []byte // head of the request and a small body
+	// kind and source of the body; length is -1 for chunks. When source is
+	// nil it is r.Body.
+	kind    bodyKind
+	expect  bool
+	upgrade bool
+	source  io.Reader
+	length  int64
+	upload  *upload
+
+	in  reader
+	ans answer
+	// begun: something of the final answer was handed to w.
+	begun bool
+}
+
+func newExchange(p *Proxy) *exchange {
+	return &exchange{p: p, out: make([]byte, 0, 2<<10), in: reader{buf: make([]byte, inSize)}}
+}
+
+// release gives the exchange back, and its connection up if it still has it.
+func (x *exchange) release() {
+	x.drop()
+	x.in.reset()
+	if cap(x.out) > outKeep {
+		x.out = make([]byte, 0, 2<<10)
+	}
+	clear(x.ans.fields)
+	*x = exchange{p: x.p, out: x.out[:0], in: x.in, ans: answer{
+		fields: x.ans.fields[:0], named: x.ans.named[:0], trailers: x.ans.trailers[:0]}}
+	x.p.spare.Put(x)
+}
+
+// serve is the life of a request: head, body, answer, and the connection back
+// into the pool.
+func (x *exchange) serve() error {
+	if err := x.prepare(); err != nil {
+		return err
+	}
+	err := x.call()
+	if err == nil && x.ans.code == http.StatusSwitchingProtocols {
+		return x.tunnel()
+	}
+	if err == nil {
+		err = x.answer()
+	}
+	if err = x.endUpload(err); err != nil {
+		return err
+	}
+	x.keep()
+	return nil
+}
+
+// prepare builds what is sent first, reading a body that fits in memory.
+func (x *exchange) prepare() error {
+	r, max := x.r, x.p.MaxBody
+	if r.Method == http.MethodConnect {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errors.New("CONNECT is not served")}
+	}
+	if max > 0 && r.ContentLength > max {
+		return invoke.BodyError(r, invoke.ErrBodyTooLarge)
+	}
+	x.length = r.ContentLength
+	has := r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+	if !has {
+		x.length = 0
+	}
+	x.expect = has && !x.p.BufferBody && hasToken(r.Header["Expect"], "100-continue")
+	x.upgrade = wantsUpgrade(r)
+	var whole []byte
+	if has && x.p.BufferBody {
+		var err error
+		if whole, err = invoke.ReadBody(r, max); err != nil {
+			return err
+		}
+		x.length = int64(len(whole))
+	}
+	x.out = appendHead(x.out[:0], r, x.p.base, x.p.host, x.upgrade, x.expect)
+	if x.length < 0 {
+		x.out = appendChunked(x.out, r)
+	} else {
+		x.out = appendLength(x.out, r, x.length)
+	}
+	x.out = append(x.out, '\r', '\n')
+	switch {
+	case x.length < 0 || x.length > inlineBody:
+		x.kind = bodyStreamed
+		if whole != nil {
+			x.source = bytes.NewReader(whole)
+		}
+	case x.expect:
+		x.kind = bodyAsked
+	case whole != nil:
+		x.out = append(x.out, whole...)
+	case x.length > 0:
+		return x.readInline()
+	}
+	return nil
+}
+
+// readInline appends the body to out.
+func (x *exchange) readInline() error {
+	n, length := len(x.out), int(x.length)
+	x.out = slices.Grow(x.out, length)[:n+length]
+	if _, err := io.ReadFull(x.r.Body, x.out[n:]); err != nil {
+		return invoke.BodyError(x.r, err)
+	}
+	return nil
+}
+
+// call sends the request and reads the head of the final answer. A kept
+// connection may die under the request without the handler having seen it;
+// where the request can be repeated, it is, once, on a fresh one.
+func (x *exchange) call() error {
+	for {
+		if err := x.connect(); err != nil {
+			return err
+		}
+		again, err := x.send()
+		if err == nil {
+			again, err = x.await()
+		}
+		if err == nil {
+			return nil
+		}
+		err = x.fault(err)
+		if !again || !x.reused || !errors.Is(err, invoke.ErrBadAnswer) {
+			return err
+		}
+		x.drop()
+	}
+}
+
+// connect takes a kept connection for the first try, and a fresh one for the
+// second.
+func (x *exchange) connect() error {
+	ctx, deadline := x.r.Context(), earliest(x.exec, x.write)
+	first := !x.reused
+	x.reused = false
+	if first {
+		x.c = x.p.pool.get(x.start)
+		x.reused = x.c != nil
+	}
+	if x.c == nil {
+		c, err := x.p.dial(ctx, deadline)
+		if err != nil {
+			return err
+		}
+		x.c = c
+	}
+	x.in.src = x.c
+	x.c.SetDeadline(deadline)
+	// Breaking the connection is what ends every wait of this exchange.
+	x.unhook = context.AfterFunc(ctx, x.c.hangUp)
+	return nil
+}
+
+// send writes what prepare built. again says whether a failure may be
+// repeated: nothing was written, or it can be written twice.
+func (x *exchange) send() (again bool, err error) {
+	n, err := x.c.Write(x.out)
+	if err == nil {
+		if x.kind == bodyStreamed && !x.expect {
+			x.startUpload()
+		}
+		return false, nil
+	}
+	if x.timeUp(err) {
+		return false, err
+	}
+	if n == 0 && x.reused {
+		return true, err
+	}
+	// A handler may answer without reading all and close: the answer counts,
+	// if there is one.
+	return false, nil
+}
+
+// await reads up to the head of the final answer.
+func (x *exchange) await() (again bool, err error) {
+	asked := x.kind != bodyInline && x.expect
+	if asked {
+		x.c.SetReadDeadline(earliest(earliest(x.exec, x.write), time.Now().Add(continueWait)))
+	}
+	for {
+		err := x.readHead()
+		if asked && (err == nil && x.ans.code == http.StatusContinue || x.onlySilent(err)) {
+			asked = false
+			x.c.SetReadDeadline(earliest(x.exec, x.write))
+			if err := x.sendAsked(); err != nil {
+				return false, err
+			}
+			continue
+		}
+		if err != nil {
+			return x.in.total == 0 && x.kind == bodyInline && idempotent(x.r.Method), err
+		}
+		switch {
+		case x.ans.code == http.StatusSwitchingProtocols:
+			if !x.upgrade || x.ans.upgrade == "" || !hasToken(x.r.Header["Upgrade"], x.ans.upgrade) {
+				return false, errSwitch
+			}
+			return false, nil
+		case x.ans.code >= 200:
+			// The body was not asked for: the connection cannot be used for
+			// another request.
+			x.ans.keep = x.ans.keep && !asked
+			return false, nil
+		}
+		x.interim()
+	}
+}
+
+// onlySilent says that the handler has not asked for the body within
+// continueWait, while there is time left.
+func (x *exchange) onlySilent(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	deadline := earliest(x.exec, x.write)
+	return deadline.IsZero() || time.Now().Before(deadline)
+}
+
+// sendAsked sends the body after Expect: 100-continue.
+func (x *exchange) sendAsked() error {
+	if x.kind == bodyStreamed {
+		x.startUpload()
+		return nil
+	}
+	x.out = x.out[:0]
+	if err := x.readInline(); err != nil {
+		return err
+	}
+	if _, err := x.c.Write(x.out); x.timeUp(err) {
+		return err
+	}
+	return nil
+}
+
+// readHead reads one head, interim or final, into ans.
+func (x *exchange) readHead() error {
+	from := 0
+	for {
+		b := x.in.buffered()
+		if n := headEnd(b, from); n > 0 {
+			x.in.heads += n
+			x.in.skip(n)
+			return x.ans.parse(string(b[:n]))
+		}
+		// The empty line may be half here.
+		from = max(0, len(b)-3)
+		if x.in.heads+len(b) > maxHead {
+			return errHeadSize
+		}
+		if err := x.in.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// interim passes a 1xx on, which HTTP/1.0 does not know. 100 is the client's
+// own affair with the server in front.
+func (x *exchange) interim() {
+	if x.ans.code == http.StatusContinue || !x.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	h := x.w.Header()
+	x.ans.copyTo(h)
+	x.w.WriteHeader(x.ans.code)
+	x.ans.removeFrom(h)
+}
+
+// answer sends the final head and the body.
+func (x *exchange) answer() error {
+	h := x.w.Header()
+	x.ans.copyTo(h)
+	if !x.ans.typed {
+		// What the handler did not say is not guessed.
+		h["Content-Type"] = nil
+	}
+	if x.upload != nil && !x.upload.eof.Load() {
+		// The rest of the upload would be taken for the next request.
+		h["Connection"] = []string{"close"}
+	}
+	x.duration(h)
+	if x.ans.events {
+		x.c.SetDeadline(x.exec)
+		// A writer without deadlines keeps none.
+		_ = http.NewResponseController(x.w).SetWriteDeadline(x.exec)
+	}
+	x.announce(h)
+	x.begun = true
+	x.w.WriteHeader(x.ans.code)
+	if x.ans.bodiless(x.r.Method) {
+		return nil
+	}
+	if err := x.copyBody(); err != nil {
+		return x.fault(err)
+	}
+	return nil
+}
+
+func (x *exchange) duration(h http.Header) {
+	seconds := time.Since(x.start).Seconds()
+	h[contract.HeaderDuration] = []string{strconv.FormatFloat(seconds, 'f', 6, 64)}
+}
+
+// clientError is a failed write to w.
+type clientError struct{ error }
+
+// timeUp says whether err is a deadline of this exchange.
+func (x *exchange) timeUp(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// fault turns an error of either connection into how the invocation ended.
+func (x *exchange) fault(err error) error {
+	var client clientError
+	var request *invoke.RequestError
+	switch {
+	case errors.As(err, &request), errors.Is(err, context.Canceled):
+		return err
+	case x.r.Context().Err() != nil:
+		return x.r.Context().Err()
+	case x.timeUp(err):
+		return context.DeadlineExceeded
+	case errors.As(err, &client):
+		return context.Canceled
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: %w", invoke.ErrBadAnswer, err)
+}
+
+// keep puts the connection back for the next request, if it is clean.
+func (x *exchange) keep() {
+	if !x.ans.keep || len(x.in.buffered()) > 0 || !x.unhook() {
+		return
+	}
+	c := x.c
+	x.c = nil
+	x.p.pool.put(c, time.Now())
+}
+
+// drop breaks the connection.
+func (x *exchange) drop() {
+	if x.c != nil {
+		x.unhook()
+		x.c.Close()
+		x.c = nil
+	}
+}

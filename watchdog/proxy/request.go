@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// appendTarget appends the request target: what the client sent, byte for
+// byte, behind the upstream's base path. Of the absolute form only path and
+// query are kept.
+func appendTarget(b []byte, r *http.Request, base string) []byte {
+	target := r.RequestURI
+	switch {
+	case target == "":
+		target = r.URL.RequestURI()
+	case target == "*":
+		return append(b, '*')
+	case target[0] != '/':
+		target = afterAuthority(target)
+	}
+	b = append(b, base...)
+	if target == "" || target[0] != '/' {
+		b = append(b, '/')
+	}
+	return append(b, target...)
+}
+
+// afterAuthority cuts scheme and authority off an absolute URI.
+func afterAuthority(uri string) string {
+	_, rest, ok := strings.Cut(uri, "://")
+	if !ok {
+		return uri
+	}
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		return rest[i:]
+	}
+	return ""
+}
+
+// appendHead appends the request line and the headers that go to the handler,
+// without those that frame the body and without the empty line.
+func appendHead(b []byte, r *http.Request, base, host string, upgrade, expect bool) []byte {
+	b = append(b, r.Method...)
+	b = append(b, ' ')
+	b = appendTarget(b, r, base)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	if r.Host != "" {
+		host = r.Host
+	}
+	b = append(b, host...)
+	b = append(b, '\r', '\n')
+	named := r.Header["Connection"]
+	for name, values := range r.Header {
+		switch name {
+		case "Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate",
+			"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+			continue
+		case "Expect":
+			if !expect {
+				continue
+			}
+		}
+		if named != nil && hasToken(named, name) {
+			continue
+		}
+		for _, value := range values {
+			b = appendField(b, name, value)
+		}
+	}
+	if te := r.Header["Te"]; te != nil && hasToken(te, "trailers") {
+		b = append(b, "Te: trailers\r\n"...)
+	}
+	if upgrade {
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = appendField(b, "Upgrade", r.Header.Get("Upgrade"))
+	}
+	return b
+}
+
+func appendField(b []byte, name, value string) []byte {
+	b = append(b, name...)
+	b = append(b, ':', ' ')
+	b = append(b, value...)
+	return append(b, '\r', '\n')
+}
+
+// appendLength appends the Content-Length of a request. Where it is 0 it is
+// said only if the client did, or if the method is one that has a body.
+func appendLength(b []byte, r *http.Request, length int64) []byte {
+	if length == 0 && len(r.Header["Content-Length"]) == 0 {
+		switch r.Method {
+		case http.MethodPost, http.MethodPut, http.MethodPatch:
+		default:
+			return b
+		}
+	}
+	b = append(b, "Content-Length: "...)
+	b = strconv.AppendInt(b, length, 10)
+	return append(b, '\r', '\n')
+}
+
+// appendChunked appends the framing headers of a body of unknown length.
+func appendChunked(b []byte, r *http.Request) []byte {
+	for name := range r.Trailer {
+		if trailerAllowed(name) {
+			b = appendField(b, "Trailer", name)
+		}
+	}
+	return append(b, "Transfer-Encoding: chunked\r\n"...)
+}
+
+// appendTrailers appends what follows the last chunk, the empty line included.
+// It says no when a value cannot be sent.
+func appendTrailers(b []byte, trailers http.Header) ([]byte, bool) {
+	for name, values := range trailers {
+		if !trailerAllowed(name) {
+			continue
+		}
+		for _, value := range values {
+			if !validName(name) || !validValue(value) {
+				return b, false
+			}
+			b = appendField(b, name, value)
+		}
+	}
+	return append(b, '\r', '\n'), true
+}
+
+// trailerAllowed says whether a field may come after a body: those that frame
+// or route a message may not (RFC 9110, 6.5.1).
+func trailerAllowed(name string) bool {
+	switch name {
+	case "Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate",
+		"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return false
+	}
+	return true
+}
+
+// wantsUpgrade says whether the client asks for another protocol. With a body
+// that does not fit in memory the wish is not passed on, as a server may.
+func wantsUpgrade(r *http.Request) bool {
+	return r.ContentLength >= 0 && r.ContentLength <= inlineBody &&
+		r.Header.Get("Upgrade") != "" && hasToken(r.Header["Connection"], "upgrade")
+}
+
+// idempotent says whether a second arrival of the request changes nothing
+// (RFC 9110, 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// hasToken says whether a comma-separated list holds the token, in any case.
+func hasToken(lists []string, token string) bool {
+	for _, list := range lists {
+		for list != "" {
+			var item string
+			item, list, _ = strings.Cut(list, ",")
+			if strings.EqualFold(strings.Trim(item, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
