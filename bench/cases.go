@@ -1,0 +1,496 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"time"
+)
+
+// cases are the measurements, each with the bounds that the project has set.
+var cases = []struct {
+	name string
+	run  func(context.Context, settings, *report) error
+}{
+	{"http throughput", httpThroughput},
+	{"http latency", httpLatency},
+	{"refusal", refusal},
+	{"overload", overload},
+	{"fork streaming", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "streaming") }},
+	{"fork serializing", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "serializing") }},
+	{"fork classic", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "classic") }},
+	{"large bodies", largeBodies},
+	{"size", size},
+}
+
+// Names of the systems, as the tables show them.
+const (
+	ours         = "fwatchdog"
+	theirs       = "of-watchdog"
+	reverseproxy = "ReverseProxy"
+	direct       = "direct"
+)
+
+// warm is driven before each turn: pools fill, and a processor that was idle
+// is awake.
+const warm = 200 * time.Millisecond
+
+// turns drives every system in turn, rounds times, and lists what was seen of
+// each in the order of the turns.
+func turns(ctx context.Context, s settings, systems []*server, rounds int, each func(*server) load) (map[string][]result, error) {
+	seen := map[string][]result{}
+	for range rounds {
+		for _, system := range systems {
+			l := each(system)
+			l.addr, l.pid = system.addr, system.pid()
+			l.time, l.warm = s.time, warm
+			result, err := l.run(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", system.name, err)
+			}
+			seen[system.name] = append(seen[system.name], result)
+		}
+	}
+	return seen, nil
+}
+
+// group starts servers and stops them all.
+type group struct {
+	servers []*server
+	err     error
+}
+
+func (g *group) add(s *server, err error) *server {
+	if err != nil {
+		g.err = err
+		return &server{}
+	}
+	g.servers = append(g.servers, s)
+	return s
+}
+
+func (g *group) stop() {
+	for _, s := range g.servers {
+		s.stop()
+	}
+}
+
+// proxies are the fixed handler and everything that can stand before it.
+func proxies(ctx context.Context, s settings, g *group) []*server {
+	upstream := g.add(s.own(ctx, direct, "upstream"))
+	if g.err != nil {
+		return nil
+	}
+	env := []string{"mode=http", "fprocess=sleep infinity", "http_upstream_url=http://" + upstream.addr}
+	list := []*server{
+		upstream,
+		g.add(s.watchdog(ctx, ours, s.fwatchdog, env...)),
+		g.add(s.own(ctx, reverseproxy, "reverseproxy", upstream.addr)),
+	}
+	if s.peer != "" {
+		list = append(list, g.add(s.watchdog(ctx, theirs, s.peer, env...)))
+	}
+	return list
+}
+
+func httpThroughput(ctx context.Context, s settings, r *report) error {
+	g := &group{}
+	defer g.stop()
+	systems := proxies(ctx, s, g)
+	if g.err != nil {
+		return g.err
+	}
+	seen, err := turns(ctx, s, systems, s.rounds, func(*server) load {
+		return load{conns: 32, request: request("GET", "/", "")}
+	})
+	if err != nil {
+		return err
+	}
+	for _, system := range systems {
+		r.figure(system.name, seen[system.name])
+	}
+	if s.peer != "" {
+		r.atLeast("32 connections: requests/s, times of-watchdog's", ratios(each(seen[ours], result.rate), each(seen[theirs], result.rate)), 2)
+		r.note("own CPU of a request, share of of-watchdog's", spread(ratios(each(seen[ours], result.cpuPerAnswer), each(seen[theirs], result.cpuPerAnswer))))
+	}
+	r.atLeast("32 connections: requests/s, times a bare ReverseProxy's", ratios(each(seen[ours], result.rate), each(seen[reverseproxy], result.rate)), 1)
+	r.note("own CPU of a request, share of ReverseProxy's", spread(ratios(each(seen[ours], result.cpuPerAnswer), each(seen[reverseproxy], result.cpuPerAnswer))))
+	return nil
+}
+
+// latencyTurns are many and short, since a median settles fast and a machine's
+// clock speed does not.
+const latencyTurns = 3
+
+func httpLatency(ctx context.Context, s settings, r *report) error {
+	g := &group{}
+	defer g.stop()
+	systems := proxies(ctx, s, g)
+	if g.err != nil {
+		return g.err
+	}
+	rounds := s.rounds * latencyTurns
+	s.time /= latencyTurns
+	seen, err := turns(ctx, s, systems, rounds, func(*server) load {
+		return load{conns: 1, request: request("GET", "/", "")}
+	})
+	if err != nil {
+		return err
+	}
+	added := func(name string) []float64 {
+		p50s, base := each(seen[name], result.p50), each(seen[direct], result.p50)
+		for i := range p50s {
+			p50s[i] -= base[i]
+		}
+		return p50s
+	}
+	for _, system := range systems {
+		r.figure(system.name, seen[system.name])
+	}
+	r.atMost("1 connection: added p50, share of what ReverseProxy adds", ratios(added(ours), added(reverseproxy)), 0.7)
+	if s.peer != "" {
+		r.note("added p50, share of what of-watchdog adds", spread(ratios(added(ours), added(theirs))))
+	}
+	return nil
+}
+
+func refusal(ctx context.Context, s settings, r *report) error {
+	g := &group{}
+	defer g.stop()
+	handler := g.add(s.own(ctx, "handler", "handler", "1", "0"))
+	if g.err != nil {
+		return g.err
+	}
+	env := []string{"mode=http", "fprocess=sleep infinity", "http_upstream_url=http://" + handler.addr, "max_inflight=1",
+		"exec_timeout=10m", "write_timeout=10m"}
+	full := []*server{g.add(s.watchdog(ctx, ours, s.fwatchdog, env...))}
+	if s.peer != "" {
+		full = append(full, g.add(s.watchdog(ctx, theirs, s.peer, env...)))
+	}
+	if g.err != nil {
+		return g.err
+	}
+	for _, watchdog := range full {
+		conn, err := hold(watchdog.addr)
+		if err != nil {
+			return fmt.Errorf("%s: %w", watchdog.name, err)
+		}
+		defer conn.Close()
+	}
+	answer, err := refusedBy(full[0].addr)
+	if err != nil {
+		return err
+	}
+	const bare = "bare net/http"
+	systems := append(full, g.add(s.own(ctx, bare, "refuser", string(answer))))
+	if g.err != nil {
+		return g.err
+	}
+	seen, err := turns(ctx, s, systems, s.rounds, func(*server) load {
+		return load{conns: 8, request: request("GET", "/", "")}
+	})
+	if err != nil {
+		return err
+	}
+	for _, system := range systems {
+		for _, result := range seen[system.name] {
+			if result.good+result.failed > 0 || result.refused == 0 {
+				return fmt.Errorf("%s: %d good and %d failed where all should be refused", system.name, result.good, result.failed)
+			}
+		}
+		r.figure(system.name, seen[system.name])
+	}
+	r.atMost("CPU of a 429, times that of a bare handler", ratios(each(seen[ours], result.cpuPerAnswer), each(seen[bare], result.cpuPerAnswer)), 1.5)
+	if s.peer != "" {
+		r.note("CPU of a 429, share of of-watchdog's", spread(ratios(each(seen[ours], result.cpuPerAnswer), each(seen[theirs], result.cpuPerAnswer))))
+	}
+	return nil
+}
+
+// hold takes the one slot of a watchdog until the connection is closed.
+func hold(addr string) (net.Conn, error) {
+	conn, err := net.Dial("tcp4", addr)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(request("GET", "/hold", "")); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	for began := time.Now(); time.Since(began) < startTimeout; time.Sleep(5 * time.Millisecond) {
+		if a, err := get(addr, "/"); err == nil && a.status == http.StatusTooManyRequests {
+			return conn, nil
+		}
+	}
+	conn.Close()
+	return nil, fmt.Errorf("no refusal while the one slot is taken")
+}
+
+// refusedBy is a refusal, head and body, byte for byte.
+func refusedBy(addr string) ([]byte, error) {
+	resp, err := http.Get("http://" + addr + "/")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusTooManyRequests {
+		return nil, fmt.Errorf("status %d where 429 was due", resp.StatusCode)
+	}
+	return httputil.DumpResponse(resp, true)
+}
+
+// The handler of the overload case: real slots, and what a request takes.
+const (
+	overloadSlots = 8
+	overloadWork  = 5 * time.Millisecond
+)
+
+// overload offers ten times what the handler can take: ten clients for each of
+// its slots, and one that was refused is back after the time of a request.
+func overload(ctx context.Context, s settings, r *report) error {
+	g := &group{}
+	defer g.stop()
+	handler := g.add(s.own(ctx, direct, "handler", fmt.Sprint(overloadSlots), overloadWork.String()))
+	if g.err != nil {
+		return g.err
+	}
+	env := []string{"mode=http", "fprocess=sleep infinity", "http_upstream_url=http://" + handler.addr,
+		fmt.Sprintf("max_inflight=%d", overloadSlots)}
+	systems := []*server{handler, g.add(s.watchdog(ctx, ours, s.fwatchdog, env...))}
+	if s.peer != "" {
+		systems = append(systems, g.add(s.watchdog(ctx, theirs, s.peer, env...)))
+	}
+	if g.err != nil {
+		return g.err
+	}
+	seen, err := turns(ctx, s, systems, s.rounds, func(system *server) load {
+		conns := overloadSlots
+		if system != handler {
+			conns *= 10
+		}
+		return load{conns: conns, request: request("GET", "/work", ""), pause: overloadWork}
+	})
+	if err != nil {
+		return err
+	}
+	for _, system := range systems {
+		r.figure(system.name, seen[system.name])
+	}
+	peak := each(seen[direct], result.rate)
+	r.atLeast("goodput at ten times the limit, share of the handler's peak", ratios(each(seen[ours], result.rate), peak), 0.9)
+	if s.peer != "" {
+		r.note("of-watchdog's share of the same peak", spread(ratios(each(seen[theirs], result.rate), peak)))
+	}
+	return nil
+}
+
+// fork compares a process per request with os/exec's, once with a program that
+// does nothing and once with one that copies its input.
+func fork(ctx context.Context, s settings, r *report, mode string) error {
+	const bare = "bare os/exec"
+	peer, bareMode := s.peer, mode
+	if mode == "classic" {
+		peer, bareMode = s.classic, "serializing"
+	}
+	for _, program := range []struct{ command, body string }{{"true", ""}, {"cat", "hello, hello, hello\n"}} {
+		g := &group{}
+		env := []string{"mode=" + mode, "fprocess=" + program.command, "cgi_headers=true"}
+		systems := []*server{
+			g.add(s.watchdog(ctx, ours, s.fwatchdog, env...)),
+			g.add(s.own(ctx, bare, "forker", bareMode, program.command)),
+		}
+		if peer != "" {
+			systems = append(systems, g.add(s.watchdog(ctx, theirs, peer, env...)))
+		}
+		if g.err != nil {
+			g.stop()
+			return g.err
+		}
+		method := "GET"
+		if program.body != "" {
+			method = "POST"
+		}
+		seen, err := turns(ctx, s, systems, s.rounds, func(*server) load {
+			return load{conns: 4, request: request(method, "/", program.body)}
+		})
+		g.stop()
+		if err != nil {
+			return err
+		}
+		for _, system := range systems {
+			r.figure(system.name+" "+program.command, seen[system.name])
+		}
+		r.atLeast(program.command+": requests/s, share of bare os/exec's", ratios(each(seen[ours], result.rate), each(seen[bare], result.rate)), 0.95)
+		if peer != "" {
+			r.note(program.command+": requests/s, times the peer's", spread(ratios(each(seen[ours], result.rate), each(seen[theirs], result.rate))))
+		}
+	}
+	return nil
+}
+
+// Bodies of the memory case. What the small one needs is what the program
+// needs; a large one may add a little of the collector's slack.
+const (
+	smallBody   = 16 << 20
+	largeBody   = 1 << 30
+	bodySlack   = 8 << 20
+	bodyTimeout = 2 * time.Minute
+)
+
+func largeBodies(ctx context.Context, s settings, r *report) error {
+	g := &group{}
+	defer g.stop()
+	handler := g.add(s.own(ctx, "handler", "handler", "1", "0"))
+	if g.err != nil {
+		return g.err
+	}
+	streaming := g.add(s.watchdog(ctx, ours, s.fwatchdog, "mode=streaming", "fprocess=cat", "exec_timeout=0", "write_timeout=10m", "read_timeout=10m"))
+	proxy := g.add(s.watchdog(ctx, ours, s.fwatchdog, "mode=http", "fprocess=sleep infinity", "http_upstream_url=http://"+handler.addr,
+		"exec_timeout=0", "write_timeout=10m", "read_timeout=10m"))
+	if g.err != nil {
+		return g.err
+	}
+	for _, c := range []struct {
+		what     string
+		server   *server
+		transfer func(context.Context, string, int64) error
+	}{
+		{"streaming, cat: 1 GiB in and out at once", streaming, echo},
+		{"http: 1 GiB in", proxy, upload},
+		{"http: 1 GiB out", proxy, download},
+	} {
+		ctx, cancel := context.WithTimeout(ctx, bodyTimeout)
+		small, _, err := peak(ctx, c.server, smallBody, c.transfer)
+		if err != nil {
+			cancel()
+			return fmt.Errorf("%s: %w", c.what, err)
+		}
+		large, took, err := peak(ctx, c.server, largeBody, c.transfer)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.what, err)
+		}
+		r.bound(c.what+": peak resident memory over that of 16 MiB", fmt.Sprintf("≤ %d MiB", bodySlack>>20),
+			fmt.Sprintf("%.1f MiB (%.1f in all; %.0f MiB/s)", mib(large-small), mib(large), mib(largeBody)/took.Seconds()), large-small <= bodySlack)
+	}
+	return nil
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+// peak is the server's resident memory at its highest, during all so far.
+func peak(ctx context.Context, s *server, n int64, transfer func(context.Context, string, int64) error) (int64, time.Duration, error) {
+	began := time.Now()
+	if err := transfer(ctx, s.addr, n); err != nil {
+		return 0, 0, err
+	}
+	took := time.Since(began)
+	high, err := s.memory("VmHWM")
+	return high, took, err
+}
+
+func upload(ctx context.Context, addr string, n int64) error {
+	_, err := exchange(ctx, "POST", "http://"+addr+"/sink", n)
+	return err
+}
+
+func download(ctx context.Context, addr string, n int64) error {
+	return whole(exchange(ctx, "GET", fmt.Sprintf("http://%s/bytes?n=%d", addr, n), 0))(n)
+}
+
+func echo(ctx context.Context, addr string, n int64) error {
+	return whole(exchange(ctx, "POST", "http://"+addr+"/", n))(n)
+}
+
+// whole checks the length of an answer.
+func whole(got int64, err error) func(want int64) error {
+	return func(want int64) error {
+		if err == nil && got != want {
+			return fmt.Errorf("answer of %d bytes where %d were due", got, want)
+		}
+		return err
+	}
+}
+
+// exchange sends n bytes and reads the answer, both at once, and returns the
+// length of the answer.
+func exchange(ctx context.Context, method, url string, n int64) (int64, error) {
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	var body io.Reader
+	if n > 0 {
+		body = io.LimitReader(zeros{}, n)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return 0, err
+	}
+	if n > 0 {
+		req.ContentLength = n
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return io.Copy(io.Discard, bufio.NewReader(resp.Body))
+}
+
+// Bounds of the program itself: its file, and its resident memory when a
+// handler is up, its metrics were read once, and two seconds have passed.
+const (
+	maxBinary   = 10_500_000
+	maxIdle     = 10 << 20
+	idleSeconds = 2
+)
+
+func size(ctx context.Context, s settings, r *report) error {
+	info, err := os.Stat(s.fwatchdog)
+	if err != nil {
+		return err
+	}
+	r.bound("stripped binary", "≤ 10.5 MB", fmt.Sprintf("%.2f MB", float64(info.Size())/1e6), info.Size() <= maxBinary)
+	g := &group{}
+	defer g.stop()
+	watchdog := g.add(s.watchdogWithChild(ctx, ours, s.fwatchdog))
+	if g.err != nil {
+		return g.err
+	}
+	resp, err := http.Get("http://" + watchdog.metrics + "/metrics")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-time.After(idleSeconds * time.Second):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	idle, err := watchdog.memory("VmRSS")
+	if err != nil {
+		return err
+	}
+	r.bound("idle resident memory, http mode", "≤ 10 MiB", fmt.Sprintf("%.1f MiB", mib(idle)), idle <= maxIdle)
+	return nil
+}
+
+// watchdogWithChild starts a watchdog whose handler is its own child.
+func (s settings) watchdogWithChild(ctx context.Context, name, path string) (*server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	return s.watchdog(ctx, name, path, "mode=http", "fprocess="+s.self+" role upstream "+addr, "http_upstream_url=http://"+addr)
+}

@@ -1,0 +1,150 @@
+// Command bench measures fwatchdog beside what it replaces, in one run on one
+// machine, and holds every figure against its bound. Single numbers of a
+// machine mean little, so systems are measured in turns and judged by the
+// median of the ratios of a turn.
+//
+//	go run ./bench                          beside bare net/http programs
+//	go run ./bench -peer path/to/of-watchdog   and beside of-watchdog
+//
+// It prints a Markdown table and exits 1 when a bound is missed.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// settings are the flags.
+type settings struct {
+	fwatchdog, peer, classic string
+	only                     string
+	time                     time.Duration
+	rounds                   int
+	quiet                    bool
+	// self is this program, for roles.
+	self string
+}
+
+// errMissed ends a run in which a bound was missed; the table says which.
+var errMissed = errors.New("a bound was missed")
+
+func main() {
+	if len(os.Args) > 3 && os.Args[1] == "role" {
+		fmt.Fprintln(os.Stderr, roles[os.Args[2]](os.Args[3], os.Args[4:]))
+		os.Exit(1)
+	}
+	var s settings
+	flag.StringVar(&s.fwatchdog, "fwatchdog", "", "the fwatchdog to measure; built from the source when empty")
+	flag.StringVar(&s.peer, "peer", os.Getenv("PEER"), "an of-watchdog to measure beside it ($PEER)")
+	flag.StringVar(&s.classic, "classic", os.Getenv("PEER_CLASSIC"), "a classic-watchdog to measure beside it ($PEER_CLASSIC)")
+	flag.StringVar(&s.only, "only", "", "run only the cases whose name contains this")
+	flag.DurationVar(&s.time, "time", time.Second, "length of one turn of one system")
+	flag.IntVar(&s.rounds, "rounds", 7, "turns of each system in a case")
+	flag.BoolVar(&s.quiet, "quiet", false, "send the watchdogs' logs to /dev/null instead of a pipe")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := s.run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func (s settings) run(ctx context.Context) error {
+	var err error
+	if s.self, err = os.Executable(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if s.fwatchdog == "" {
+		if s.fwatchdog, err = build(ctx, dir); err != nil {
+			return err
+		}
+	}
+	r := &report{}
+	for _, c := range cases {
+		if !strings.Contains(c.name, s.only) {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "bench:", c.name)
+		r.begin(c.name)
+		if err := c.run(ctx, s, r); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			r.fault(err)
+		}
+	}
+	r.print(os.Stdout)
+	if r.missed {
+		return errMissed
+	}
+	return nil
+}
+
+// build makes the program as it is shipped, and returns its path.
+func build(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "fwatchdog")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/weir-run/weir")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build of fwatchdog: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// role is the command of one of the bench's own programs.
+func (s settings) role(name, addr string, args ...string) []string {
+	return append([]string{s.self, "role", name, addr}, args...)
+}
+
+// watchdog starts a watchdog, ours or a peer's, with env besides what every
+// one of them is given.
+func (s settings) watchdog(ctx context.Context, name, path string, env ...string) (*server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	_, port, _ := strings.Cut(addr, ":")
+	_, metricsPort, _ := strings.Cut(metrics, ":")
+	env = append([]string{
+		"port=" + port,
+		"metrics_port=" + metricsPort, // theirs is 8081 whatever this says
+		"healthcheck_interval=1ms",
+		"suppress_lock=true",
+	}, env...)
+	srv, err := startServer(ctx, name, addr, s.quiet, env, path)
+	if err == nil {
+		srv.metrics = metrics
+	}
+	return srv, err
+}
+
+// own starts one of the bench's own programs.
+func (s settings) own(ctx context.Context, name, role string, args ...string) (*server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	argv := s.role(role, addr, args...)
+	return startServer(ctx, cmp.Or(name, role), addr, s.quiet, nil, argv...)
+}
