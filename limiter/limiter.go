@@ -36,7 +36,6 @@ type Limiter struct {
 	state    atomic.Uint64 // a word
 	books    [2]book       // see account.go
 	newest   atomic.Int64  // start of the newest holder, within startGrain; never is before the first
-	now      func() int64  // nil: nanoseconds since base
 	base     time.Time
 	capacity int // of the queue
 
@@ -169,9 +168,6 @@ func (l *Limiter) swap(old, next word) bool {
 	return l.state.CompareAndSwap(uint64(old), uint64(next))
 }
 
-func (l *Limiter) clock() int64 {
-	if l.now != nil {
-		return l.now()
-	}
-	return int64(time.Since(l.base))
-}
+// clock is the time in nanoseconds since New, that of the bubble in a
+// synctest.
+func (l *Limiter) clock() int64 { return int64(time.Since(l.base)) }

@@ -1,0 +1,265 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weir-run/weir/limiter"
+)
+
+// turn is one call of Acquire, on a clock that counts calls: from before it
+// was made until it was refused or left, or until after its Release.
+type turn struct {
+	from, to uint64
+	refused  bool
+}
+
+// storm drives a Limiter with goroutines that come, stay, panic, abort, time
+// out and leave, and keeps what each saw.
+type storm struct {
+	l       *limiter.Limiter
+	holding atomic.Int64
+	most    atomic.Int64
+	ticks   atomic.Uint64
+	inside  atomic.Int64 // time spent surely holding a slot
+	around  atomic.Int64 // and at most
+}
+
+var errBoom = errors.New("boom")
+
+func (s *storm) visit(rng *rand.Rand) (v turn) {
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if rng.IntN(3) == 0 {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(rng.IntN(50))*time.Microsecond)
+	}
+	defer cancel()
+	v.from = s.ticks.Add(1)
+	defer func() { v.to = s.ticks.Add(1) }()
+
+	called := time.Now()
+	if err := s.l.Acquire(ctx); err != nil {
+		v.refused = errors.Is(err, limiter.ErrFull)
+		if !v.refused && !errors.Is(err, context.DeadlineExceeded) {
+			panic(err)
+		}
+		return v
+	}
+	defer func() { s.around.Add(int64(time.Since(called))) }()
+	defer s.l.Release()
+	got := time.Now()
+	defer func() { s.inside.Add(int64(time.Since(got))) }()
+	now := s.holding.Add(1)
+	defer s.holding.Add(-1)
+	for old := s.most.Load(); now > old && !s.most.CompareAndSwap(old, now); old = s.most.Load() {
+	}
+
+	switch rng.IntN(8) {
+	case 0:
+		defer func() { _ = recover() }()
+		panic(errBoom)
+	case 1:
+		for range rng.IntN(4) {
+			runtime.Gosched()
+		}
+	}
+	return v
+}
+
+// run lets guests goroutines pay visits visits each, some of them ending by
+// Goexit with a slot in hand, and returns all turns.
+func (s *storm) run(guests, visits int) []turn {
+	turns := make([][]turn, guests)
+	var all sync.WaitGroup
+	for g := range guests {
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(g), 7))
+			for range visits {
+				turns[g] = append(turns[g], s.visit(rng))
+			}
+			called := time.Now()
+			defer func() { s.around.Add(int64(time.Since(called))) }()
+			if g%4 == 0 && s.l.TryAcquire() {
+				defer s.l.Release()
+				runtime.Goexit()
+			}
+		})
+	}
+	all.Wait()
+	return slices.Concat(turns...)
+}
+
+// wronglyRefused counts the refusals at whose every moment fewer than places
+// others were anywhere between their call and their end: however the calls
+// are put in order, there was room.
+func wronglyRefused(turns []turn, places int) (wrong int) {
+	var from, to []uint64
+	for _, v := range turns {
+		if !v.refused {
+			from, to = append(from, v.from), append(to, v.to)
+		}
+	}
+	slices.Sort(from)
+	slices.Sort(to)
+	for _, v := range turns {
+		begun, _ := slices.BinarySearch(from, v.to)
+		ended, _ := slices.BinarySearch(to, v.from)
+		if v.refused && begun-ended < places {
+			wrong++
+		}
+	}
+	return wrong
+}
+
+func TestStorm(t *testing.T) {
+	visits := 4000
+	if testing.Short() {
+		visits = 400
+	}
+	for _, c := range []struct {
+		name                 string
+		limit, queue, guests int
+	}{
+		{"one", 1, 0, 16},
+		{"few", 3, 0, 16},
+		{"queue", 2, 4, 16},
+		{"long queue", 4, 100, 16},
+		{"unlimited", 0, 0, 16},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := &storm{l: limiter.New(c.limit, c.queue)}
+			stop := watch(t, s.l, c.limit)
+			turns := s.run(c.guests, visits)
+			stop()
+
+			if most := s.most.Load(); c.limit > 0 && most > int64(c.limit) {
+				t.Errorf("%d held one of %d slots at once", most, c.limit)
+			}
+			places := c.limit + c.queue
+			if c.limit == 0 {
+				places = c.guests + 1
+			}
+			if n := wronglyRefused(turns, places); n > 0 {
+				t.Errorf("%d of %d were refused although there was room", n, len(turns))
+			}
+			atRest(t, s.l, c.limit)
+			ran := s.l.Stats().RunningSeconds
+			low, high := time.Duration(s.inside.Load()).Seconds(), time.Duration(s.around.Load()).Seconds()
+			if ran < low || ran > high {
+				t.Errorf("integral of running %g s, but slots were held at least %g s and at most %g s", ran, low, high)
+			}
+		})
+	}
+}
+
+// watch reads the statistics as fast as it can until stopped: neither integral
+// goes back, and no more runs, now or on the mean, than the limit.
+func watch(t *testing.T, l *limiter.Limiter, limit int) (stop func()) {
+	quit := make(chan struct{})
+	var watching sync.WaitGroup
+	for range 2 {
+		watching.Go(func() {
+			before := time.Now()
+			last := l.Stats()
+			first := last
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				s := l.Stats()
+				elapsed := time.Since(before).Seconds()
+				if s.RunningSeconds < last.RunningSeconds || s.WaitingSeconds < last.WaitingSeconds {
+					t.Errorf("an integral went back: %+v after %+v", s, last)
+				}
+				if s.Running < 0 || s.Waiting < 0 || s.LastStart.Before(last.LastStart.Add(-time.Millisecond)) {
+					t.Errorf("read %+v after %+v", s, last)
+				}
+				// The float's own grain is far below a microsecond here.
+				if ran := s.RunningSeconds - first.RunningSeconds; limit > 0 && (s.Running > limit || ran > float64(limit)*elapsed+1e-6) {
+					t.Errorf("%d running, %g slot-seconds within %g s, over the limit of %d", s.Running, ran, elapsed, limit)
+				}
+				if s.Waiting > 0 && s.Running < limit {
+					t.Errorf("%d wait while only %d of %d run", s.Waiting, s.Running, limit)
+				}
+				last = s
+				runtime.Gosched()
+			}
+		})
+	}
+	return func() {
+		close(quit)
+		watching.Wait()
+	}
+}
+
+// atRest checks that nothing was leaked: nothing runs or waits, the integrals
+// stand, and every slot can be had.
+func atRest(t *testing.T, l *limiter.Limiter, limit int) {
+	t.Helper()
+	s := l.Stats()
+	if s.Running != 0 || s.Waiting != 0 {
+		t.Errorf("after all have left: %d running, %d waiting", s.Running, s.Waiting)
+	}
+	if again := l.Stats(); again.RunningSeconds != s.RunningSeconds || again.WaitingSeconds != s.WaitingSeconds {
+		t.Errorf("the integrals move at rest: %+v, then %+v", s, again)
+	}
+	for i := range limit {
+		if !l.TryAcquire() {
+			t.Fatalf("slot %d of %d cannot be had", i+1, limit)
+		}
+	}
+	if limit > 0 && l.TryAcquire() {
+		t.Errorf("one slot over the limit of %d", limit)
+	}
+	for range limit {
+		l.Release()
+	}
+}
+
+// While the limit moves, nobody starts over it: once what ran over a lowered
+// limit has ended, never more runs until it is raised again.
+func TestResizeStorm(t *testing.T) {
+	l := limiter.New(8, 6)
+	s := &storm{l: l}
+	quit := make(chan struct{})
+	var resizing sync.WaitGroup
+	resizing.Go(func() {
+		rng := rand.New(rand.NewPCG(1, 1))
+		for {
+			limit := rng.IntN(9)
+			l.Resize(limit)
+			if limit > 0 {
+				for l.Stats().Running > limit {
+					runtime.Gosched()
+				}
+				for range 5 {
+					if n := l.Stats().Running; n > limit {
+						t.Errorf("%d running under a limit of %d", n, limit)
+					}
+				}
+			}
+			select {
+			case <-quit:
+				return
+			default:
+			}
+		}
+	})
+	visits := 4000
+	if testing.Short() {
+		visits = 400
+	}
+	s.run(16, visits)
+	close(quit)
+	resizing.Wait()
+	l.Resize(5)
+	atRest(t, l, 5)
+}
