@@ -1,5 +1,5 @@
 // A sample function: an HTTP server that knows nothing of watchdogs, signals
-// or limits. It listens on 127.0.0.1, on the port in http_port (8082).
+// or limits. It listens on 127.0.0.1, on the port in http_port (3000).
 //
 //	GET  /            a greeting
 //	GET  /slow?ms=250 a greeting after so many milliseconds
@@ -29,7 +29,7 @@ func main() {
 	mux.HandleFunc("/echo", echo)
 	mux.HandleFunc("/sse", events)
 	mux.HandleFunc("/env", environment)
-	addr := net.JoinHostPort("127.0.0.1", cmp.Or(os.Getenv("http_port"), "8082"))
+	addr := net.JoinHostPort("127.0.0.1", cmp.Or(os.Getenv("http_port"), "3000"))
 	log.Fatal(http.ListenAndServe(addr, mux))
 }
 
