@@ -87,6 +87,7 @@ func (s settings) run(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			fmt.Fprintln(os.Stderr, err)
 			r.fault(err)
 		}
 	}

@@ -42,9 +42,11 @@ func (r *report) note(what, measured string) {
 	r.rows = append(r.rows, []string{r.current, what, "", measured, ""})
 }
 
-// fault is a case that could not be measured.
+// fault is a case that could not be measured. The table has room for the
+// first line of the reason.
 func (r *report) fault(err error) {
-	r.bound("not measured", "", err.Error(), false)
+	reason, _, _ := strings.Cut(err.Error(), "\n")
+	r.bound("not measured", "", reason, false)
 }
 
 // figure is a line of the second table: one system in one case.
