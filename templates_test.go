@@ -212,7 +212,7 @@ func onlyOnLoopback(t *testing.T, port int) {
 func drains(t *testing.T, w *instance) {
 	t.Helper()
 	body, rest := io.Pipe()
-	req, err := http.NewRequest("POST", w.url+"/drain", body)
+	req, err := http.NewRequest("POST", w.url+"/echo", body)
 	if err != nil {
 		t.Fatal(err)
 	}
