@@ -81,8 +81,22 @@ type instance struct {
 	// dir is its TMPDIR; the lock file is dir/.lock.
 	dir            string
 	url            string
-	stdout, stderr output
+	stdout, stderr *output
 	exited         chan struct{}
+}
+
+// in is w for a subtest: what fails there fails the subtest.
+func (w *instance) in(t testing.TB) *instance {
+	sub := *w
+	sub.t = t
+	return &sub
+}
+
+// parallel runs a test beside others, unless all watchdogs share one port.
+func parallel(t *testing.T) {
+	if os.Getenv("FWATCHDOG_METRICS_PORT") == "" {
+		t.Parallel()
+	}
 }
 
 // launch starts a watchdog with nothing in its environment but PATH, a TMPDIR
@@ -95,7 +109,8 @@ func launch(t testing.TB, program string, env ...string) *instance {
 // launchCmd is launch for a command that is prepared already.
 func launchCmd(t testing.TB, cmd *exec.Cmd, env ...string) *instance {
 	t.Helper()
-	w := &instance{t: t, cmd: cmd, port: freePort(t), metric: freePort(t), dir: t.TempDir(), exited: make(chan struct{})}
+	w := &instance{t: t, cmd: cmd, port: freePort(t), metric: freePort(t), dir: t.TempDir(),
+		stdout: new(output), stderr: new(output), exited: make(chan struct{})}
 	if fixed := os.Getenv("FWATCHDOG_METRICS_PORT"); fixed != "" {
 		w.metric, _ = strconv.Atoi(fixed)
 	}
@@ -114,7 +129,7 @@ func launchCmd(t testing.TB, cmd *exec.Cmd, env ...string) *instance {
 		}
 	}
 	w.url = "http://127.0.0.1:" + strconv.Itoa(w.port)
-	cmd.Stdout, cmd.Stderr = &w.stdout, &w.stderr
+	cmd.Stdout, cmd.Stderr = w.stdout, w.stderr
 	// A descendant that outlives the watchdog must not keep Wait from
 	// returning: it may hold the pipes.
 	cmd.WaitDelay = 2 * time.Second
