@@ -67,6 +67,8 @@ type Config struct {
 	// with a Content-Length.
 	BufferHTTP   bool
 	SuppressLock bool
+	// LockPath is the file that says to an exec probe that requests are taken.
+	LockPath string
 	// ReadyPath, when not empty, is asked of the function by /_/ready.
 	ReadyPath string
 

@@ -40,6 +40,7 @@ func FromEnv(environ []string, program Mode) (Config, error) {
 	}
 	cfg := v.config()
 	cfg.Environ = slices.Clone(environ)
+	cfg.LockPath = LockPath(environ)
 	cfg.FunctionName = env["OPENFAAS_NAME"]
 	if cfg.JWTAuth {
 		cfg.FunctionNamespace = namespace(env, namespaceFile)

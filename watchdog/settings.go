@@ -128,12 +128,12 @@ var settings = []setting{
 	},
 	{
 		names: []string{"shutdown_timeout"}, derived: "`write_timeout`",
-		meaning: "Most that a drain may take after `healthcheck_interval`.",
+		meaning: "Most that a drain may take after `healthcheck_interval`; 0 cuts at once what still runs.",
 		field:   func(v *values) field { return &v.ShutdownTimeout },
 	},
 	{
 		names: []string{"kill_grace"}, def: "5s", modes: processModes,
-		meaning: "Time between TERM and KILL to the handler's process group.",
+		meaning: "Time between TERM and KILL to the handler's process group; 0 kills at once.",
 		field:   func(v *values) field { return &v.KillGrace },
 	},
 	{
@@ -282,4 +282,8 @@ func (v *values) config() Config {
 
 // Defaults is the Config of mode m when nothing is set. Modes that need a
 // command, an upstream or a handler are valid only once they have it.
-func Defaults(m Mode) Config { return defaultsFor(m).config() }
+func Defaults(m Mode) Config {
+	c := defaultsFor(m).config()
+	c.LockPath = LockPath(nil)
+	return c
+}

@@ -45,6 +45,9 @@ func (c *Config) Validate() error {
 	if c.Mode == ModeInproc && c.Handler == nil {
 		faults = append(faults, &Fault{Name: "Config.Handler", Want: "an http.Handler in mode inproc"})
 	}
+	if !c.SuppressLock && c.LockPath == "" {
+		faults = append(faults, &Fault{Name: "Config.LockPath", Want: "a path, unless SuppressLock"})
+	}
 	return errors.Join(faults...)
 }
 

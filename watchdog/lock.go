@@ -1,0 +1,45 @@
+package watchdog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// LockPath is where a watchdog with this environment writes its lock file:
+// .lock in TMPDIR, or in /tmp.
+func LockPath(environ []string) string {
+	dir := "/tmp"
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "TMPDIR="); ok && v != "" {
+			dir = v
+		}
+	}
+	return filepath.Join(dir, ".lock")
+}
+
+// Locked says whether the lock file is there: some watchdog accepts requests.
+func Locked(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func writeLock(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return fmt.Errorf("lock file %s: %w (suppress_lock=true does without)", path, err)
+	}
+	if err := os.WriteFile(path, nil, 0o660); err != nil {
+		return fmt.Errorf("lock file %w (suppress_lock=true does without)", err)
+	}
+	return nil
+}
+
+func removeLock(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("lock file %w", err)
+	}
+	return nil
+}
