@@ -1,0 +1,279 @@
+package watchdog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	limiterapi "github.com/openfaas/faas-middleware/concurrency-limiter"
+
+	"github.com/weir-run/weir/contract"
+	"github.com/weir-run/weir/limiter"
+	"github.com/weir-run/weir/watchdog/invoke"
+)
+
+var _ limiterapi.Limiter = (*limiter.Limiter)(nil)
+
+// runner hands one admitted request to the handler. exec and write are the
+// ends of its time, zero for none; a runner that streams events is bound by
+// exec alone. What it returns is described in package invoke.
+type runner func(w http.ResponseWriter, r *http.Request, exec, write time.Time) error
+
+// handler is the whole chain of a watchdog, from the outside in:
+//
+//	/_/health, /_/ready        answered here, counted nowhere
+//	recover, log, metrics      observe
+//	JWT, when asked for        package auth of faas-middleware
+//	limiter                    admit
+//	time limit, runner         run
+func (w *Watchdog) handler() (http.Handler, error) {
+	admitted := http.Handler(http.HandlerFunc(w.admit))
+	if w.cfg.JWTAuth {
+		authenticated, err := authenticate(w.cfg, admitted)
+		if err != nil {
+			return nil, err
+		}
+		admitted = authenticated
+	}
+	live, ready := http.HandlerFunc(w.health.Live), w.readyHandler()
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case contract.HealthPath:
+			live.ServeHTTP(rw, r)
+		case contract.ReadyPath:
+			ready.ServeHTTP(rw, r)
+		default:
+			w.observe(rw, r, admitted)
+		}
+	}), nil
+}
+
+// observe is the one place where a request is counted, logged and recovered.
+func (w *Watchdog) observe(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+	start := time.Now()
+	ww := &response{ResponseWriter: rw, health: w.health}
+	defer func() {
+		panicked := recover()
+		if panicked != nil && panicked != http.ErrAbortHandler {
+			ww.reason = fmt.Sprintf("panic: %v", panicked)
+			w.lines.printf("panic serving %s %.200s: %v\n%s", r.Method, r.RequestURI, panicked, debug.Stack())
+		}
+		if ww.status == 0 && ww.outcome == 0 {
+			ww.status = http.StatusOK // what net/http sends for nothing
+			if panicked != nil {
+				ww.status = http.StatusInternalServerError
+			}
+		}
+		w.finished(ww, r, time.Since(start))
+		if panicked != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	next.ServeHTTP(ww, r)
+}
+
+func (w *Watchdog) finished(ww *response, r *http.Request, took time.Duration) {
+	status := ww.status
+	if ww.outcome != 0 {
+		status = ww.outcome
+	}
+	if c := connectionOf(r); c != nil {
+		c.kept.Store(true)
+	}
+	w.metrics.answered(r.Method, status, took)
+	if strings.HasPrefix(r.UserAgent(), "kube-probe") {
+		return // probes of the function's own paths would fill the log
+	}
+	w.lines.access(r, ww, took, w.cfg.Mode == ModeHTTP, w.cfg.LogCallID)
+}
+
+// admit lets a request to its handler, or refuses it before the handler has
+// seen anything of it.
+func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// An answer does not wait for a body that nobody has asked for.
+		_ = http.NewResponseController(rw).EnableFullDuplex()
+	}
+	if c := connectionOf(r); w.closed.Load() && c != nil && c.kept.Load() {
+		w.refuse(rw, http.StatusServiceUnavailable, contract.RejectDraining, "stopping; the request was not started\n")
+		return
+	}
+	if err := w.limiter.Acquire(r.Context()); err != nil {
+		w.refuse(rw, http.StatusTooManyRequests, contract.RejectInflight, w.fullAnswer)
+		return
+	}
+	defer w.limiter.Release()
+	start := time.Now()
+	w.invoke(rw, r, start)
+	w.service.observe(time.Since(start))
+}
+
+// invoke runs an admitted request within its time and settles how it ended.
+func (w *Watchdog) invoke(rw http.ResponseWriter, r *http.Request, start time.Time) {
+	ww, _ := rw.(*response)
+	if ww == nil { // a middleware put a writer of its own around ours
+		ww = &response{ResponseWriter: rw, health: w.health}
+	}
+	exec := deadline(start, w.cfg.ExecTimeout, r)
+	write := start.Add(w.cfg.WriteTimeout)
+	ww.started, ww.fromHandler = start, true
+	err := w.run(ww, r, exec, write)
+	ww.fromHandler = false
+	if err != nil {
+		w.fail(ww, r, err)
+	}
+}
+
+// deadline is when an invocation's own time ends: exec_timeout, or the shorter
+// positive one that the caller asked for.
+func deadline(start time.Time, limit time.Duration, r *http.Request) time.Time {
+	if v := r.Header.Get(contract.HeaderTimeout); v != "" {
+		if asked, err := time.ParseDuration(v); err == nil && asked > 0 && (limit == 0 || asked < limit) {
+			limit = asked
+		}
+	}
+	if limit == 0 {
+		return time.Time{}
+	}
+	return start.Add(limit)
+}
+
+// earlier is the earlier of two times of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// refuse answers a request that the handler has not seen.
+func (w *Watchdog) refuse(rw http.ResponseWriter, status int, reason, body string) {
+	w.metrics.rejected.WithLabelValues(reason).Inc()
+	h := rw.Header()
+	h["Content-Type"] = textPlain
+	h["Retry-After"] = []string{w.service.retryAfter()}
+	h[contract.HeaderReject] = []string{reason}
+	if status == http.StatusTooManyRequests {
+		h[contract.HeaderInternal] = internalMiddleware
+	} else {
+		h[contract.HeaderInternal] = internalWatchdog
+	}
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	rw.WriteHeader(status)
+	_, _ = rw.Write([]byte(body))
+}
+
+var (
+	textPlain          = []string{"text/plain"}
+	internalWatchdog   = []string{contract.InternalWatchdog}
+	internalMiddleware = []string{contract.InternalMiddleware}
+)
+
+// fail is the one place where an error of an invocation becomes a status. An
+// answer that has begun is cut, so that nobody takes it for a whole one.
+func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
+	status, body := w.answer(err)
+	ww.reason = err.Error()
+	if errors.Is(err, context.Canceled) {
+		ww.reason = "client gone"
+	}
+	if ww.begun() || status == statusClientGone {
+		ww.outcome = status
+		panic(http.ErrAbortHandler)
+	}
+	if status == http.StatusBadRequest || status == http.StatusRequestTimeout || status == http.StatusRequestEntityTooLarge {
+		ww.Header()["Connection"] = closeValue
+	}
+	ww.Header().Del("Trailer")
+	if errors.Is(err, errStarting) {
+		w.refuse(ww, http.StatusServiceUnavailable, contract.RejectQueue, body)
+		return
+	}
+	ww.Header().Set(contract.HeaderDuration, strconv.FormatFloat(time.Since(ww.started).Seconds(), 'f', 6, 64))
+	writeOwn(ww, status, body)
+}
+
+// writeOwn writes an answer of the watchdog's own.
+func writeOwn(w http.ResponseWriter, status int, body string) {
+	if ww, ok := w.(*response); ok {
+		ww.fromHandler = false
+	}
+	h := w.Header()
+	h["Content-Type"] = textPlain
+	h[contract.HeaderInternal] = internalWatchdog
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	h.Del("Content-Encoding")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(body))
+}
+
+// statusClientGone is what a request is logged as whose client left.
+const statusClientGone = 499
+
+func (w *Watchdog) answer(err error) (status int, body string) {
+	var (
+		request *invoke.RequestError
+		exit    *invoke.ExitError
+	)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return statusClientGone, ""
+	case errors.Is(err, context.DeadlineExceeded):
+		if w.cfg.Mode == ModeClassic {
+			return http.StatusRequestTimeout, "Killed process.\n"
+		}
+		return http.StatusGatewayTimeout, expiredAnswer
+	case errors.As(err, &request):
+		return request.Status, request.Error() + "\n"
+	case errors.As(err, &exit):
+		if w.cfg.Mode == ModeClassic {
+			return http.StatusInternalServerError, exit.Text + "\n" + string(exit.Output)
+		}
+		return http.StatusInternalServerError, exit.Text
+	case errors.Is(err, invoke.ErrUnreachable), errors.Is(err, invoke.ErrBadAnswer), errors.Is(err, invoke.ErrAnswerTooLarge):
+		return http.StatusBadGateway, err.Error() + "\n"
+	case errors.Is(err, errStarting):
+		return http.StatusServiceUnavailable, err.Error() + "\n"
+	}
+	return http.StatusInternalServerError, err.Error() + "\n"
+}
+
+// serviceTime follows how long invocations take, for Retry-After: an
+// exponential mean over about the last 16. Two that end at once may lose one
+// sample, which the mean can bear.
+type serviceTime struct{ mean atomic.Uint64 }
+
+func (s *serviceTime) observe(took time.Duration) {
+	mean := math.Float64frombits(s.mean.Load())
+	if mean == 0 {
+		mean = took.Seconds()
+	}
+	s.mean.Store(math.Float64bits(mean + (took.Seconds()-mean)/16))
+}
+
+// retryAfter is the mean in whole seconds, rounded up, at least 1.
+func (s *serviceTime) retryAfter() string {
+	seconds := math.Ceil(math.Float64frombits(s.mean.Load()))
+	if seconds <= 1 {
+		return "1"
+	}
+	return strconv.Itoa(int(seconds))
+}
+
+// connection remembers that a client's connection has carried a request, so
+// that a drain can tell a kept connection from a new one.
+type connection struct{ kept atomic.Bool }
+
+type connectionKey struct{}
+
+func connectionOf(r *http.Request) *connection {
+	c, _ := r.Context().Value(connectionKey{}).(*connection)
+	return c
+}
