@@ -44,6 +44,7 @@ func (s *storm) visit(rng *rand.Rand) (v turn) {
 	defer func() { v.to = s.ticks.Add(1) }()
 
 	called := time.Now()
+	defer func() { s.around.Add(int64(time.Since(called))) }()
 	if err := s.l.Acquire(ctx); err != nil {
 		v.refused = errors.Is(err, limiter.ErrFull)
 		if !v.refused && !errors.Is(err, context.DeadlineExceeded) {
@@ -51,7 +52,6 @@ func (s *storm) visit(rng *rand.Rand) (v turn) {
 		}
 		return v
 	}
-	defer func() { s.around.Add(int64(time.Since(called))) }()
 	defer s.l.Release()
 	got := time.Now()
 	defer func() { s.inside.Add(int64(time.Since(got))) }()
@@ -118,9 +118,9 @@ func wronglyRefused(turns []turn, places int) (wrong int) {
 }
 
 func TestStorm(t *testing.T) {
-	visits := 4000
+	visits := 1500
 	if testing.Short() {
-		visits = 400
+		visits = 150
 	}
 	for _, c := range []struct {
 		name                 string
@@ -167,13 +167,13 @@ func watch(t *testing.T, l *limiter.Limiter, limit int) (stop func()) {
 		watching.Go(func() {
 			before := time.Now()
 			last := l.Stats()
-			first := last
 			for {
 				select {
 				case <-quit:
 					return
 				default:
 				}
+				next := time.Now()
 				s := l.Stats()
 				elapsed := time.Since(before).Seconds()
 				if s.RunningSeconds < last.RunningSeconds || s.WaitingSeconds < last.WaitingSeconds {
@@ -182,14 +182,14 @@ func watch(t *testing.T, l *limiter.Limiter, limit int) (stop func()) {
 				if s.Running < 0 || s.Waiting < 0 || s.LastStart.Before(last.LastStart.Add(-time.Millisecond)) {
 					t.Errorf("read %+v after %+v", s, last)
 				}
-				// The float's own grain is far below a microsecond here.
-				if ran := s.RunningSeconds - first.RunningSeconds; limit > 0 && (s.Running > limit || ran > float64(limit)*elapsed+1e-6) {
+				// A float of some seconds has a grain far below a nanosecond.
+				if ran := s.RunningSeconds - last.RunningSeconds; limit > 0 && (s.Running > limit || ran > float64(limit)*elapsed+1e-9) {
 					t.Errorf("%d running, %g slot-seconds within %g s, over the limit of %d", s.Running, ran, elapsed, limit)
 				}
 				if s.Waiting > 0 && s.Running < limit {
 					t.Errorf("%d wait while only %d of %d run", s.Waiting, s.Running, limit)
 				}
-				last = s
+				last, before = s, next
 				runtime.Gosched()
 			}
 		})
@@ -253,9 +253,9 @@ func TestResizeStorm(t *testing.T) {
 			}
 		}
 	})
-	visits := 4000
+	visits := 1500
 	if testing.Short() {
-		visits = 400
+		visits = 150
 	}
 	s.run(16, visits)
 	close(quit)

@@ -32,8 +32,8 @@ func (w word) queued() bool    { return w&queuedBit != 0 }
 func (w word) side() int       { return int(w >> (2*fieldBits + 1) & 1) }
 func (w word) events() uint64  { return uint64(w) >> eventShift }
 
-// free: a newcomer may have a slot now.
-func (w word) free() bool { return w.running() < w.limit() && !w.queued() }
+// free: a newcomer may have a slot now. Nobody is in line then.
+func (w word) free() bool { return w.running() < w.limit() }
 
 func (w word) start(n uint64) word { return w + word(n) + word(n)<<eventShift }
 func (w word) end() word           { return w - 1 + 1<<eventShift }
