@@ -3,7 +3,9 @@ GO        ?= go
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT    ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS    = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-BUILD      = CGO_ENABLED=0 $(GO) build -trimpath
+# fwatchdog speaks HTTP/1.1 on both sides; the tag leaves net/http's HTTP/2 out.
+TAGS       = nethttpomithttp2
+BUILD      = CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS)
 PACKAGES   = ./...
 FUZZTIME  ?= 20s
 
