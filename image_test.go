@@ -198,7 +198,7 @@ func staticProgram(t *testing.T, path string, machine elf.Machine) {
 func sameBytes(t *testing.T, path string) {
 	t.Helper()
 	again := filepath.Join(t.TempDir(), "fwatchdog")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", linkVersion+" -buildid=", "-o", again, ".")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", linkVersion+" -buildid=", "-o", again, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
