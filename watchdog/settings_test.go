@@ -81,13 +81,19 @@ const (
 func TestDocs(t *testing.T) {
 	golden(t, filepath.Join("..", "docs", "CONFIG.md"), func([]byte) []byte { return []byte(configPage()) })
 	golden(t, filepath.Join("..", "README.md"), func(readme []byte) []byte {
-		before, rest, ok := bytes.Cut(readme, []byte(beginTable))
-		_, after, ok2 := bytes.Cut(rest, []byte(endTable))
-		if !ok || !ok2 {
-			t.Fatalf("README.md has no %s … %s", beginTable, endTable)
-		}
-		return slices.Concat(before, []byte(beginTable+"\n"+readmeTable()+endTable), after)
+		return between(t, readme, beginTable, readmeTable(), endTable)
 	})
+}
+
+// between puts text between two lines of page.
+func between(t *testing.T, page []byte, begin, text, end string) []byte {
+	t.Helper()
+	before, rest, ok := bytes.Cut(page, []byte(begin))
+	_, after, ok2 := bytes.Cut(rest, []byte(end))
+	if !ok || !ok2 {
+		t.Fatalf("no %s … %s", begin, end)
+	}
+	return slices.Concat(before, []byte(begin+"\n"+text+end), after)
 }
 
 func golden(t *testing.T, path string, want func(have []byte) []byte) {
@@ -101,7 +107,7 @@ func golden(t *testing.T, path string, want func(have []byte) []byte) {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s is not what the table of settings says; go test ./watchdog -run TestDocs -update", path)
+		t.Fatalf("%s is not what the code says; make docs writes it", path)
 	}
 	if err := os.WriteFile(path, w, 0o644); err != nil {
 		t.Fatal(err)
