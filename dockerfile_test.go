@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,7 +108,9 @@ func (i *image) carryOut(t testing.TB, in instruction, context string, named map
 	case "RUN":
 		cmd := exec.Command("sh", "-c", in.rest)
 		cmd.Dir = i.path(".")
-		cmd.Env = append(os.Environ(), i.args...)
+		// An argument that this machine's environment has, such as GOPROXY,
+		// wins over its default.
+		cmd.Env = append(slices.Clone(i.args), os.Environ()...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("RUN %s: %v\n%s", in.rest, err, out)
 		}
