@@ -98,10 +98,11 @@ func (s settings) run(ctx context.Context) error {
 	return nil
 }
 
-// build makes the program as it is shipped, and returns its path.
+// build makes the program as Dockerfile.watchdog does, and returns its path.
 func build(ctx context.Context, dir string) (string, error) {
 	path := filepath.Join(dir, "fwatchdog")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/weir-run/weir")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2",
+		"-ldflags", "-s -w -buildid=", "-o", path, "github.com/weir-run/weir")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build of fwatchdog: %w\n%s", err, out)

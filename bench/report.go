@@ -51,16 +51,16 @@ func (r *report) fault(err error) {
 
 // figure is a line of the second table: one system in one case.
 func (r *report) figure(system string, results []result) {
-	failed := 0
+	refused, failed := 0, 0
 	for _, x := range results {
-		failed += x.failed
+		refused, failed = refused+x.refused, failed+x.failed
 	}
 	r.figures = append(r.figures, []string{
 		r.current, system,
 		fmt.Sprintf("%.0f", median(each(results, result.rate))),
 		fmt.Sprintf("%.1f", median(each(results, result.cpuPerAnswer))),
 		fmt.Sprintf("%.0f", median(each(results, result.p50))),
-		fmt.Sprint(failed),
+		fmt.Sprint(refused), fmt.Sprint(failed),
 	})
 }
 
@@ -68,7 +68,7 @@ func (r *report) print(w io.Writer) {
 	table(w, append([][]string{{"case", "what", "bound", "measured", ""}}, r.rows...))
 	if len(r.figures) > 0 {
 		fmt.Fprintln(w)
-		table(w, append([][]string{{"case", "system", "good answers/s", "own CPU µs/answer", "p50 µs", "failed"}}, r.figures...))
+		table(w, append([][]string{{"case", "system", "good answers/s", "own CPU µs/answer", "p50 µs", "refused", "failed"}}, r.figures...))
 	}
 }
 
