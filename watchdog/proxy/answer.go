@@ -51,19 +51,20 @@ type answer struct {
 }
 
 // headEnd returns the length of the head at the start of b, its empty line
-// included, or 0 when the end is not there yet. No end lies before from.
-func headEnd(b []byte, from int) int {
+// included, or that of b when the end is not there yet. No end lies before
+// from.
+func headEnd(b []byte, from int) (n int, whole bool) {
 	for i := from; ; {
-		n := bytes.IndexByte(b[i:], '\n')
-		if n < 0 {
-			return 0
+		lf := bytes.IndexByte(b[i:], '\n')
+		if lf < 0 {
+			return len(b), false
 		}
-		i += n + 1
-		if i < len(b) && b[i] == '\n' {
-			return i + 1
-		}
-		if i+1 < len(b) && b[i] == '\r' && b[i+1] == '\n' {
-			return i + 2
+		i += lf + 1
+		switch {
+		case i < len(b) && b[i] == '\n':
+			return i + 1, true
+		case i+1 < len(b) && b[i] == '\r' && b[i+1] == '\n':
+			return i + 2, true
 		}
 	}
 }

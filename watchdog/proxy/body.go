@@ -180,8 +180,9 @@ func (x *exchange) chunkLine() ([]byte, error) {
 // chunkSize reads the hexadecimal size in front of a chunk's extensions.
 func chunkSize(line []byte) (int64, error) {
 	if i := bytes.IndexByte(line, ';'); i >= 0 {
-		line = bytes.TrimRight(line[:i], " \t")
+		line = line[:i]
 	}
+	line = bytes.TrimRight(line, " \t")
 	// 15 digits cannot overflow.
 	if len(line) == 0 || len(line) > 15 {
 		return 0, errChunk
@@ -223,20 +224,19 @@ func (x *exchange) trailer() error {
 	from := 0
 	for {
 		b := x.in.buffered()
-		n := 0
 		if bytes.HasPrefix(b, []byte("\r\n")) {
-			n = 2
-		} else if len(b) > 1 {
-			n = headEnd(b, from)
+			x.in.skip(2)
+			return nil
 		}
-		if n > 0 {
+		n, whole := headEnd(b, from)
+		if x.in.heads+n > maxHead {
+			return errHeadSize
+		}
+		if whole {
 			x.in.skip(n)
 			return x.passTrailer(string(b[:n]))
 		}
-		from = max(0, len(b)-3)
-		if x.in.heads+len(b) > maxHead {
-			return errHeadSize
-		}
+		from = max(0, n-3)
 		if err := x.more(true); err != nil {
 			return err
 		}

@@ -289,16 +289,17 @@ func (x *exchange) readHead() error {
 	from := 0
 	for {
 		b := x.in.buffered()
-		if n := headEnd(b, from); n > 0 {
+		n, whole := headEnd(b, from)
+		if x.in.heads+n > maxHead {
+			return errHeadSize
+		}
+		if whole {
 			x.in.heads += n
 			x.in.skip(n)
 			return x.ans.parse(string(b[:n]))
 		}
 		// The empty line may be half here.
-		from = max(0, len(b)-3)
-		if x.in.heads+len(b) > maxHead {
-			return errHeadSize
-		}
+		from = max(0, n-3)
 		if err := x.in.fill(); err != nil {
 			return err
 		}
