@@ -8,6 +8,8 @@ TAGS       = nethttpomithttp2
 BUILD      = CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS)
 PACKAGES   = ./...
 FUZZTIME  ?= 20s
+IMAGE     ?= weir/fwatchdog:latest
+PLATFORM  ?= linux/$(shell $(GO) env GOHOSTARCH)
 
 .PHONY: help build test lint bench fuzz run image docs clean
 
@@ -38,6 +40,19 @@ run: build ## Start fwatchdog in front of a sample handler and print the URLs to
 	@$(GO) build -o bin/hello ./testdata/handlers/hello
 	@printf '\nTry, in another terminal:\n  curl -i localhost:8080/\n  curl -i localhost:8080/_/ready\n  curl -s localhost:8081/metrics | grep http_requests\nCtrl-C drains and stops it.\n\n'
 	@mode=http fprocess=bin/hello upstream_url=http://127.0.0.1:3000 max_inflight=50 bin/fwatchdog
+
+image: ## Build the image that functions copy fwatchdog from (ENGINE, IMAGE, PLATFORM, GO_IMAGE, IMAGE_FLAGS)
+	@engine='$(ENGINE)'; \
+	if [ -z "$$engine" ]; then \
+	  if docker info >/dev/null 2>&1; then engine=docker; \
+	  elif podman --version >/dev/null 2>&1; then engine=podman; \
+	  elif buildah --version >/dev/null 2>&1; then engine=buildah; \
+	  else echo 'make image needs docker with a running engine, podman or buildah' >&2; exit 1; fi; \
+	fi; \
+	set --; \
+	if [ $$engine != docker ]; then set -- --format docker --build-arg BUILDPLATFORM=linux/$$($(GO) env GOHOSTARCH); fi; \
+	set -x; $$engine build "$$@" --platform $(PLATFORM) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) \
+	  --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) $(IMAGE_FLAGS) -f Dockerfile.watchdog -t $(IMAGE) .
 
 docs: ## Write the generated tables anew
 	$(GO) test ./watchdog -run TestDocs -update
