@@ -39,6 +39,9 @@ func (h *Handler) classic(w http.ResponseWriter, r *http.Request, deadline time.
 	switch r.Method {
 	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 	default:
+		if hasBody(r) {
+			closeAfterReply(w) // nobody has read it
+		}
 		w.Header()["Allow"] = []string{"GET, POST, PUT, PATCH, DELETE"}
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return nil

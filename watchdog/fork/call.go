@@ -317,9 +317,10 @@ func (c *call) close() {
 }
 
 // closeAfterReply makes net/http end the connection with this answer, also
-// when its head is out. It would read on for a next request where the body
-// stopped, if a full-duplex body was given up by a read deadline. A body over
-// its bound is the one thing that says so to it.
+// when its head is out. Where a body is full-duplex and was not read to its
+// end, net/http would look for the next request in the rest of it, when a read
+// deadline has passed, or panic for a concurrent read, when it has not. A body
+// over its bound is the one thing of which it says so to the server.
 func closeAfterReply(w http.ResponseWriter) {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })

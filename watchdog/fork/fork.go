@@ -124,6 +124,9 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, deadline time.T
 		c.body = r.Body
 	}
 	if err := c.start(deadline, h.logStderr()); err != nil {
+		if c.body != nil {
+			closeAfterReply(w) // nobody has read it
+		}
 		return err
 	}
 	c.pass(w)
