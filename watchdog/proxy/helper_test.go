@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,9 @@ import (
 
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
+
+// discard takes what net/http says about the faults that tests cause.
+var discard = log.New(io.Discard, "", 0)
 
 // recorder sees how far a Proxy went with an answer.
 type recorder struct {
@@ -53,7 +57,7 @@ func newFront(t testing.TB, p *Proxy) *front {
 	t.Helper()
 	f := &front{p: p, errs: make(chan error, 1024)}
 	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
-	f.Config.ErrorLog = nil
+	f.Config.ErrorLog = discard
 	f.Start()
 	t.Cleanup(func() {
 		f.Close()
@@ -79,6 +83,7 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	if rec.begun {
 		panic(http.ErrAbortHandler)
 	}
+	w.Header().Set("X-Fault", "yes")
 	http.Error(w, err.Error(), statusOf(err))
 }
 
@@ -121,11 +126,21 @@ func (f *front) dial(t testing.TB) net.Conn {
 	return c
 }
 
+// expireAll closes what is idle.
+func (p *pool) expireAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.idle {
+		c.Close()
+	}
+	p.idle = nil
+}
+
 // upstream serves with h and returns a front before it.
 func upstream(t testing.TB, h http.Handler) *front {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog = discard
 	s.Start()
 	t.Cleanup(s.Close)
 	return newFront(t, mustNew(t, s.URL))
