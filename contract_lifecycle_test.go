@@ -99,7 +99,7 @@ func TestTakenPortEndsWithOne(t *testing.T) {
 // A lock file that cannot be written ended the watchdog with 0 and no word.
 func TestUnwritableLockEndsWithOne(t *testing.T) {
 	parallel(t)
-	w := launch(t, fwatchdog(t), "mode=streaming", "fprocess=cat", "TMPDIR="+filepath.Join(t.TempDir(), "missing"))
+	w := launch(t, fwatchdog(t), "mode=streaming", "fprocess=cat", "TMPDIR="+filepath.Join(writeScript(t, ""), "no-folder"))
 	if code := w.wait(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
