@@ -97,16 +97,12 @@ func (w *Watchdog) finished(ww *response, r *http.Request, took time.Duration) {
 // admit lets a request to its handler, or refuses it before the handler has
 // seen anything of it.
 func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
-	if r.ContentLength != 0 {
-		// An answer does not wait for a body that nobody has asked for.
-		_ = http.NewResponseController(rw).EnableFullDuplex()
-	}
 	if c := connectionOf(r); w.closed.Load() && c != nil && c.kept.Load() {
-		w.refuse(rw, http.StatusServiceUnavailable, contract.RejectDraining, "stopping; the request was not started\n")
+		w.refuse(rw, r, http.StatusServiceUnavailable, contract.RejectDraining, "stopping; the request was not started\n")
 		return
 	}
 	if err := w.limiter.Acquire(r.Context()); err != nil {
-		w.refuse(rw, http.StatusTooManyRequests, contract.RejectInflight, w.fullAnswer)
+		w.refuse(rw, r, http.StatusTooManyRequests, contract.RejectInflight, w.fullAnswer)
 		return
 	}
 	defer w.limiter.Release()
@@ -154,9 +150,15 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // refuse answers a request that the handler has not seen.
-func (w *Watchdog) refuse(rw http.ResponseWriter, status int, reason, body string) {
+func (w *Watchdog) refuse(rw http.ResponseWriter, r *http.Request, status int, reason, body string) {
 	w.metrics.rejected.WithLabelValues(reason).Inc()
 	h := rw.Header()
+	if r.ContentLength < 0 || r.ContentLength > worthReading {
+		// At once, not after the body that nobody will read. The connection
+		// ends with it: its next bytes are that body, and no request.
+		_ = http.NewResponseController(rw).EnableFullDuplex()
+		h["Connection"] = closeValue
+	}
 	h["Content-Type"] = textPlain
 	h["Retry-After"] = []string{w.service.retryAfter()}
 	h[contract.HeaderReject] = []string{reason}
@@ -169,6 +171,10 @@ func (w *Watchdog) refuse(rw http.ResponseWriter, status int, reason, body strin
 	rw.WriteHeader(status)
 	_, _ = rw.Write([]byte(body))
 }
+
+// worthReading is the longest body that is read, and dropped, before a refusal
+// goes out, so that the connection can be kept.
+const worthReading = 64 << 10
 
 var (
 	textPlain          = []string{"text/plain"}
@@ -193,7 +199,7 @@ func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
 	}
 	ww.Header().Del("Trailer")
 	if errors.Is(err, errStarting) {
-		w.refuse(ww, http.StatusServiceUnavailable, contract.RejectQueue, body)
+		w.refuse(ww, r, http.StatusServiceUnavailable, contract.RejectQueue, body)
 		return
 	}
 	ww.Header().Set(contract.HeaderDuration, strconv.FormatFloat(time.Since(ww.started).Seconds(), 'f', 6, 64))

@@ -429,3 +429,49 @@ func TestLockNotWritableEndsTheStart(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 }
+
+// A refusal that leaves an unread body on a kept connection would make the
+// rest of that body the next request of whoever shares the connection.
+func TestRefusalOfABodyCannotSmuggleARequest(t *testing.T) {
+	inside, leave := make(chan struct{}), make(chan struct{})
+	var seen atomic.Int32
+	s := startInproc(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/smuggled" {
+			seen.Add(1)
+			return
+		}
+		inside <- struct{}{}
+		<-leave
+	}, "max_inflight=1", "read_timeout=300ms")
+	wait := occupy(t, s.url, 1, inside)
+	defer wait()
+	defer close(leave)
+	for _, head := range []string{
+		"Content-Length: 100\r\n", "Content-Length: 1000000\r\n", "Transfer-Encoding: chunked\r\n",
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\n%s\r\n", head)
+		in := bufio.NewReader(c)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil || resp.StatusCode != http.StatusTooManyRequests {
+			t.Fatalf("%q: %v %v", head, resp, err)
+		}
+		// The body, when the answer and read_timeout are over.
+		time.Sleep(400 * time.Millisecond)
+		fmt.Fprint(c, "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.ReadAll(resp.Body); err != nil {
+			t.Error(err)
+		}
+		if next, err := http.ReadResponse(in, nil); err == nil {
+			t.Errorf("%q: the body was answered as a request: %d", head, next.StatusCode)
+		}
+		c.Close()
+	}
+	if seen.Load() > 0 {
+		t.Error("a body reached the handler as a request")
+	}
+}
