@@ -28,6 +28,7 @@ const quickExit = "GORACE=atexit_sleep_ms=0"
 
 var helpers = map[string]func() error{
 	"signals":  helpSignals,
+	"moved":    helpMoved,
 	"orphans":  helpOrphans,
 	"limit":    helpLimit,
 	"terminal": helpTerminal,
@@ -178,6 +179,18 @@ func helpSignals() error {
 		}
 	}
 	return nil
+}
+
+// helpMoved is a signals that has left its group for its parent's.
+func helpMoved() error {
+	group, err := unix.Getpgid(os.Getppid())
+	if err != nil {
+		return err
+	}
+	if err := unix.Setpgid(0, group); err != nil {
+		return err
+	}
+	return helpSignals()
 }
 
 // helpOrphans is a subreaper whose children leave orphans behind, by double

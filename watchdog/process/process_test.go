@@ -196,6 +196,55 @@ func TestSignalsReachTheWholeGroup(t *testing.T) {
 	}
 }
 
+// A leader that joins another group, as some shells do, is still reached.
+func TestSignalReachesALeaderThatMoved(t *testing.T) {
+	noLeaks(t)
+	r := newReaper(t)
+	c, out := startPiped(t, r, helperSpec("moved"))
+	lines := bufio.NewReader(out)
+	expect(t, lines, "child ready")
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, lines, "child SIGTERM")
+	wait(t, c)
+	if err := c.Signal(0); !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+}
+
+// A child that dies before Start has entered it among the children is not
+// taken for a stranger.
+func TestDeathBeforeItsEntry(t *testing.T) {
+	for _, orphans := range []bool{false, true} {
+		t.Run(fmt.Sprintf("orphans=%v", orphans), func(t *testing.T) {
+			noLeaks(t)
+			r := NewReaper(orphans)
+			defer r.Close()
+			r.forks.RLock() // as Start does
+			pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "exit 7"}, &syscall.ProcAttr{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the loop has seen the death", func() bool {
+				if !r.forks.TryRLock() {
+					return true // it waits to judge it
+				}
+				r.forks.RUnlock()
+				return false
+			})
+			c := &Child{pid: pid, done: make(chan struct{})}
+			r.mu.Lock()
+			r.children[pid] = c
+			r.mu.Unlock()
+			r.forks.RUnlock()
+			if got := wait(t, c); got != (Status{Code: 7}) {
+				t.Error(got)
+			}
+		})
+	}
+}
+
 func TestForward(t *testing.T) {
 	noLeaks(t)
 	r := newReaper(t)

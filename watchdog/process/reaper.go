@@ -165,7 +165,7 @@ func (r *Reaper) reap(c *Child) {
 
 	c.mu.Lock()
 	if c.killGroup {
-		_ = syscall.Kill(-c.pid, syscall.SIGKILL) // the zombie is in it: never ESRCH
+		_ = syscall.Kill(-c.pid, syscall.SIGKILL) // a zombie holds the number
 		c.left = &remnant{pid: c.pid, fd: -1}
 	} else {
 		c.left = newRemnant(c.pid)

@@ -54,9 +54,6 @@ func (r *Reaper) fork(c *Child, path string, s *Spec) error {
 		Files: make([]uintptr, 3),
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	}
-	if attr.Env == nil {
-		attr.Env = []string{} // ForkExec would take ours
-	}
 	for i, f := range [...]*os.File{s.Stdin, s.Stdout, s.Stderr} {
 		if f == nil {
 			f = null
