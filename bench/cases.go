@@ -35,14 +35,16 @@ const (
 
 // warm is driven before each turn: pools fill, and a processor that was idle
 // is awake.
-const warm = 200 * time.Millisecond
+const warm = 100 * time.Millisecond
 
 // turns drives every system in turn, rounds times, and lists what was seen of
-// each in the order of the turns.
+// each in the order of the turns. Each round begins with another system, so
+// that none always follows the same one.
 func turns(ctx context.Context, s settings, systems []*server, rounds int, each func(*server) load) (map[string][]result, error) {
 	seen := map[string][]result{}
-	for range rounds {
-		for _, system := range systems {
+	for round := range rounds {
+		for i := range systems {
+			system := systems[(round+i)%len(systems)]
 			l := each(system)
 			l.addr, l.pid = system.addr, system.pid()
 			l.time, l.warm = s.time, warm
