@@ -49,7 +49,7 @@ func TestOnlyEverUp(t *testing.T) {
 
 // Many set at once: the highest wins, and no reader sees a step back.
 func TestSetTogether(t *testing.T) {
-	for range 200 {
+	for range 3000 {
 		h := health.New()
 		var all sync.WaitGroup
 		for _, s := range states {

@@ -33,18 +33,18 @@ type Writer struct {
 	sink  io.Writer
 	timer *time.Timer // runs flushed; nobody waits for it
 
-	mu      sync.Mutex
-	changed sync.Cond // any of what follows
+	// turn is held by one Write at a time, also while it waits for room: so
+	// one beyond the bound stays in one piece, and those who wait are woken
+	// one by one, not all for each line.
+	turn sync.Mutex
+
+	mu      sync.Mutex // after turn; guards what follows
+	changed sync.Cond  // a buffer was written
 	filling []byte
 	spare   []byte // empty; nil while it is being written
 	writing bool   // somebody is in sink.Write
 	due     bool   // the timer is set
 	hurried bool   // and set to now
-
-	// Writers pass one by one in the order of their tickets, so that one who
-	// waits for room is not overtaken for ever, and a Write beyond the bound
-	// stays in one piece.
-	tickets, turn uint64
 
 	in, out uint64 // bytes accepted; bytes the sink took or failed on
 	closed  bool
@@ -66,13 +66,13 @@ func New(sink io.Writer) *Writer {
 // log that cannot be written must not stop what it tells of. After Close it
 // returns os.ErrClosed.
 func (w *Writer) Write(p []byte) (int, error) {
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return 0, os.ErrClosed
 	}
-	w.enter()
-	defer w.leave()
 	for rest := p; len(rest) > 0; {
 		n := min(len(rest), bound)
 		for len(w.filling)+n > bound {
@@ -94,15 +94,16 @@ func (w *Writer) Flush() {
 	w.flushUpTo(w.in)
 }
 
-// Close waits for the Writes that have begun, writes everything out, and
-// returns the sink's first error. It does not close the sink. A second Close
-// does the same.
+// Close lets the Write that waits for room end, writes everything out, and
+// returns the sink's first error. A Write that has not come to its turn gets
+// os.ErrClosed, as every later one. Close does not close the sink, and a
+// second one does the same again.
 func (w *Writer) Close() error {
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	w.enter()
-	w.leave()
 	w.flushUpTo(w.in)
 	w.timer.Stop()
 	return w.err
@@ -116,21 +117,6 @@ func (w *Writer) Err() error {
 }
 
 // All that follows is called with mu held.
-
-func (w *Writer) enter() {
-	mine := w.tickets
-	w.tickets++
-	for w.turn != mine {
-		w.changed.Wait()
-	}
-}
-
-func (w *Writer) leave() {
-	w.turn++
-	if w.turn != w.tickets {
-		w.changed.Broadcast()
-	}
-}
 
 // schedule sees to it that what is there is written: soon, or now if it is
 // plenty.
