@@ -53,16 +53,30 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
-// output collects what a process writes.
+// output collects what a process writes: all of it up to kept, and of all of
+// it how many of its bytes are an x.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
+	xs  int
 }
+
+// kept is far above what any test reads of a log.
+const kept = 16 << 20
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.buf.Write(p)
+	o.xs += bytes.Count(p, []byte("x"))
+	o.buf.Write(p[:min(len(p), kept-o.buf.Len())])
+	return len(p), nil
+}
+
+// exes is how many x came: what the long lines of the tests are made of.
+func (o *output) exes() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.xs
 }
 
 func (o *output) String() string {
