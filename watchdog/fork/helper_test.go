@@ -199,9 +199,14 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // leaks checks at the end of the test, after all that is set up later has been
-// closed, that goroutines, descriptors and children are as many as now.
+// closed, that goroutines, descriptors and children are as many as now. Only
+// the first call of a test counts.
 func leaks(t *testing.T) {
 	t.Helper()
+	if checked[t] {
+		return
+	}
+	checked[t] = true
 	goroutines, files, children := runtime.NumGoroutine(), openFiles(), kids()
 	t.Cleanup(func() {
 		end := time.Now().Add(10 * time.Second)
@@ -216,6 +221,8 @@ func leaks(t *testing.T) {
 		}
 	})
 }
+
+var checked = map[*testing.T]bool{}
 
 // openFiles leaves out the runtime's own, which it opens when it first needs
 // them and keeps.
