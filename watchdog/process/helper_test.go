@@ -323,7 +323,8 @@ func helpTerminal() error {
 	if front, err := unix.IoctlGetInt(0, unix.TIOCGPGRP); err != nil || front != c.Pid() {
 		return fmt.Errorf("foreground group is %d, the child's is %d, %w", front, c.Pid(), err)
 	}
-	if _, err := fmt.Fprintln(os.Stdout, "from the background"); err != nil {
+	// The child reads a line: it comes when this one was seen.
+	if _, err := os.Stdin.WriteString("from the background\n"); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"io/fs"
@@ -225,13 +226,22 @@ func openTerminal(t testing.TB) (master, slave *os.File) {
 func TestTerminalIsHandedOver(t *testing.T) {
 	noLeaks(t)
 	master, slave := openTerminal(t)
-	if _, err := master.WriteString("hello\n"); err != nil {
-		t.Fatal(err)
-	}
+	typed := make(chan error, 1)
+	go func() {
+		line, err := bufio.NewReader(master).ReadString('\n')
+		if err == nil && !strings.Contains(line, "from the background") {
+			err = errors.New(line)
+		}
+		_, werr := master.WriteString("hello\n")
+		typed <- errors.Join(err, werr)
+	}()
 	runHelper(t, "terminal", func(cmd *exec.Cmd) {
 		cmd.Stdin = slave
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	})
+	if err := <-typed; err != nil {
+		t.Error(err)
+	}
 }
 
 // A terminal that is somebody else's is no reason not to start.
