@@ -97,6 +97,10 @@ func (w *Watchdog) finished(ww *response, r *http.Request, took time.Duration) {
 // admit lets a request to its handler, or refuses it before the handler has
 // seen anything of it.
 func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 { // net/http hands the preface of HTTP/2 on as a request
+		writeOwn(rw, http.StatusHTTPVersionNotSupported, "this is HTTP/1.1\n")
+		return
+	}
 	if c := connectionOf(r); w.closed.Load() && c != nil && c.kept.Load() {
 		w.refuse(rw, r, http.StatusServiceUnavailable, contract.RejectDraining, "stopping; the request was not started\n")
 		return
