@@ -167,7 +167,7 @@ func TestCloseWaitsForWriter(t *testing.T) {
 			continue
 		case err := <-closed:
 			if err != nil || s.text() != string(huge) {
-				t.Errorf("Close() = %v with %d of %d bytes out", err, len(s.text()), len(huge))
+				t.Fatalf("Close() = %v with %d of %d bytes out", err, len(s.text()), len(huge))
 			}
 		}
 		break
