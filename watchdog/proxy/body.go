@@ -45,9 +45,7 @@ func (b *reader) fill() error {
 		b.buf = grown
 	}
 	n, err := b.src.Read(b.buf[b.w:])
-	b.w += n
-	b.total += n
-	b.full = b.w == len(b.buf)
+	b.took(n)
 	if n > 0 {
 		return nil
 	}
@@ -55,6 +53,13 @@ func (b *reader) fill() error {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// took counts n bytes that were read.
+func (b *reader) took(n int) {
+	b.w += n
+	b.total += n
+	b.full = b.w == len(b.buf)
 }
 
 // borrow takes a large buffer for a body that fills the small one.
@@ -127,7 +132,7 @@ func (x *exchange) more(flush bool) error {
 		}
 	}
 	x.in.borrow()
-	return x.in.fill()
+	return x.fill()
 }
 
 // copyChunks sends the content of chunks, and the trailers.

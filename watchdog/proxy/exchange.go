@@ -17,11 +17,17 @@ import (
 )
 
 const (
-	// outKeep and inKeep are the buffers that a spare exchange keeps; larger
+	// outKeep and inSize are the buffers that a spare exchange keeps; larger
 	// ones, for a long head, are dropped after use.
 	outKeep = inlineBody + 4<<10
 	inSize  = 8 << 10
-	inKeep  = inSize
+	// smallRequest surely fits the buffer of an idle socket, so that its
+	// write does not wait.
+	smallRequest = 4 << 10
+	// unwatched is how long an answer may take before the exchange is tied to
+	// the client's presence: most are there by then, and it costs as much as
+	// the parsing of the answer.
+	unwatched = 20 * time.Millisecond
 )
 
 // bodyKind is how the request's body gets to the handler.
@@ -43,6 +49,7 @@ type exchange struct {
 
 	c      *conn
 	reused bool // c carried another request before
+	// unhook ends the watch; nil before it began.
 	unhook func() bool
 
 	out []byte // head of the request and a small body
@@ -182,6 +189,9 @@ func (x *exchange) call() error {
 // second.
 func (x *exchange) connect() error {
 	ctx, deadline := x.r.Context(), earliest(x.exec, x.write)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	first := !x.reused
 	x.reused = false
 	if first {
@@ -196,31 +206,65 @@ func (x *exchange) connect() error {
 		x.c = c
 	}
 	x.in.src = x.c
-	x.c.SetDeadline(deadline)
-	// Breaking the connection is what ends every wait of this exchange.
-	x.unhook = context.AfterFunc(ctx, x.c.hangUp)
+	if x.kind == bodyInline && len(x.out) <= smallRequest {
+		x.c.SetDeadline(earliest(deadline, x.start.Add(unwatched)))
+	} else {
+		x.watch()
+	}
 	return nil
 }
 
+// watch sets the real deadlines, and has the connection broken when the client
+// leaves, which ends every wait of this exchange.
+func (x *exchange) watch() {
+	x.c.SetDeadline(earliest(x.exec, x.write))
+	x.unhook = context.AfterFunc(x.r.Context(), x.c.hangUp)
+}
+
+// late says whether err is only the end of the time without a watch, which
+// begins now.
+func (x *exchange) late(err error) bool {
+	if x.unhook != nil || !timeUp(err) {
+		return false
+	}
+	x.watch()
+	return true
+}
+
+// fill reads once.
+func (x *exchange) fill() error {
+	err := x.in.fill()
+	if x.late(err) {
+		err = x.in.fill()
+	}
+	return err
+}
+
 // send writes what prepare built. again says whether a failure may be
-// repeated: nothing was written, or it can be written twice.
+// repeated, since nothing was written.
 func (x *exchange) send() (again bool, err error) {
 	n, err := x.c.Write(x.out)
-	if err == nil {
-		if x.kind == bodyStreamed && !x.expect {
-			x.startUpload()
-		}
-		return false, nil
+	if x.late(err) {
+		var m int
+		m, err = x.c.Write(x.out[n:])
+		n += m
 	}
-	if x.timeUp(err) {
+	switch {
+	case err == nil && x.kind == bodyStreamed && !x.expect:
+		x.startUpload()
+	case timeUp(err):
 		return false, err
-	}
-	if n == 0 && x.reused {
+	case err != nil && n == 0 && x.reused:
 		return true, err
 	}
 	// A handler may answer without reading all and close: the answer counts,
 	// if there is one.
 	return false, nil
+}
+
+// repeatable says whether the request may arrive twice.
+func (x *exchange) repeatable() bool {
+	return x.in.total == 0 && x.kind == bodyInline && idempotent(x.r.Method)
 }
 
 // await reads up to the head of the final answer.
@@ -240,7 +284,7 @@ func (x *exchange) await() (again bool, err error) {
 			continue
 		}
 		if err != nil {
-			return x.in.total == 0 && x.kind == bodyInline && idempotent(x.r.Method), err
+			return x.repeatable(), err
 		}
 		switch {
 		case x.ans.code == http.StatusSwitchingProtocols:
@@ -278,7 +322,7 @@ func (x *exchange) sendAsked() error {
 	if err := x.readInline(); err != nil {
 		return err
 	}
-	if _, err := x.c.Write(x.out); x.timeUp(err) {
+	if _, err := x.c.Write(x.out); timeUp(err) {
 		return err
 	}
 	return nil
@@ -300,7 +344,7 @@ func (x *exchange) readHead() error {
 		}
 		// The empty line may be half here.
 		from = max(0, n-3)
-		if err := x.in.fill(); err != nil {
+		if err := x.fill(); err != nil {
 			return err
 		}
 	}
@@ -332,6 +376,9 @@ func (x *exchange) answer() error {
 	}
 	x.duration(h)
 	if x.ans.events {
+		if x.unhook == nil {
+			x.watch()
+		}
 		x.c.SetDeadline(x.exec)
 		// A writer without deadlines keeps none.
 		_ = http.NewResponseController(x.w).SetWriteDeadline(x.exec)
@@ -356,8 +403,8 @@ func (x *exchange) duration(h http.Header) {
 // clientError is a failed write to w.
 type clientError struct{ error }
 
-// timeUp says whether err is a deadline of this exchange.
-func (x *exchange) timeUp(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+// timeUp says whether err is a deadline of a connection.
+func timeUp(err error) bool { return err != nil && errors.Is(err, os.ErrDeadlineExceeded) }
 
 // fault turns an error of either connection into how the invocation ended.
 func (x *exchange) fault(err error) error {
@@ -368,7 +415,7 @@ func (x *exchange) fault(err error) error {
 		return err
 	case x.r.Context().Err() != nil:
 		return x.r.Context().Err()
-	case x.timeUp(err):
+	case timeUp(err):
 		return context.DeadlineExceeded
 	case errors.As(err, &client):
 		return context.Canceled
@@ -380,7 +427,7 @@ func (x *exchange) fault(err error) error {
 
 // keep puts the connection back for the next request, if it is clean.
 func (x *exchange) keep() {
-	if !x.ans.keep || len(x.in.buffered()) > 0 || !x.unhook() {
+	if !x.ans.keep || len(x.in.buffered()) > 0 || x.unhook != nil && !x.unhook() {
 		return
 	}
 	c := x.c
@@ -391,7 +438,10 @@ func (x *exchange) keep() {
 // drop breaks the connection.
 func (x *exchange) drop() {
 	if x.c != nil {
-		x.unhook()
+		if x.unhook != nil {
+			x.unhook()
+			x.unhook = nil
+		}
 		x.c.Close()
 		x.c = nil
 	}
