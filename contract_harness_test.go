@@ -143,7 +143,12 @@ func launchCmd(t testing.TB, cmd *exec.Cmd, env ...string) *instance {
 		}
 	}
 	w.url = "http://127.0.0.1:" + strconv.Itoa(w.port)
-	cmd.Stdout, cmd.Stderr = w.stdout, w.stderr
+	if cmd.Stdout == nil {
+		cmd.Stdout = w.stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = w.stderr
+	}
 	// A descendant that outlives the watchdog must not keep Wait from
 	// returning: it may hold the pipes.
 	cmd.WaitDelay = 2 * time.Second
