@@ -17,6 +17,14 @@ import (
 // *ExitError for a handler that ended, process.ErrNotFound or
 // process.ErrNotExecutable for one that could not start, ErrKilled after Kill.
 func (w *Watchdog) Run(ctx context.Context) error {
+	err := w.serve(ctx)
+	if err != nil {
+		w.lines.printf("%v", err)
+	}
+	return err
+}
+
+func (w *Watchdog) serve(ctx context.Context) error {
 	w.announce()
 	serving := make(chan error, 2)
 	go func() { serving <- w.server.Serve(w.listener) }()
@@ -42,10 +50,8 @@ func (w *Watchdog) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		err = w.drain(context.Cause(ctx), ended)
 	case err = <-ended:
-		w.lines.printf("%v", err)
 		w.die()
 	case err = <-serving:
-		w.lines.printf("%v", err)
 		w.die()
 	case <-w.kill:
 		err = ErrKilled
@@ -115,7 +121,6 @@ func (w *Watchdog) drain(cause error, ended <-chan error) error {
 	select {
 	case <-quiet:
 	case err := <-ended:
-		w.lines.printf("while draining: %v", err)
 		w.awaitQuiet(dyingAnswers)
 		return err
 	case <-w.kill:
@@ -135,7 +140,6 @@ func (w *Watchdog) pause(d time.Duration, ended <-chan error) error {
 	case <-timer.C:
 		return nil
 	case err := <-ended:
-		w.lines.printf("while draining: %v", err)
 		w.awaitQuiet(dyingAnswers)
 		return err
 	case <-w.kill:

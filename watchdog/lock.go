@@ -3,6 +3,7 @@ package watchdog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,6 +26,17 @@ func LockPath(environ []string) string {
 func Locked(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// Probe is the whole of an exec probe: it returns the exit code, 0 when a
+// watchdog with this environment accepts requests, else 1 with the reason on
+// stderr. No other setting needs to be right for it.
+func Probe(environ []string, stderr io.Writer) int {
+	if Locked(LockPath(environ)) {
+		return 0
+	}
+	fmt.Fprintln(stderr, "unable to find lock file.")
+	return 1
 }
 
 func writeLock(path string) error {

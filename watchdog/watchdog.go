@@ -72,6 +72,8 @@ type Watchdog struct {
 	// Stdout and Stderr take the handler's lines; the watchdog's own go to
 	// Stderr. New sets them to those of the process.
 	Stdout, Stderr io.Writer
+	// Version and Commit of the program, for the first line of the log.
+	Version, Commit string
 	// ReapOrphans makes the watchdog wait for every process that is handed to
 	// this one: right for the program that is PID 1, wrong beside os/exec.
 	ReapOrphans bool
@@ -129,10 +131,22 @@ const maxHeader = 1 << 20
 const idleTimeout = 120 * time.Second
 
 // Listen takes the two ports and builds the chain; requests are answered from
-// Run on. Its error is final: call Close.
+// Run on. Its error is final: call Close. Listen and Run log the error that
+// they return, in the format of the log.
 func (w *Watchdog) Listen() error {
 	w.stdout, w.stderr = logs.New(w.Stdout), logs.New(w.Stderr)
 	w.lines = newLines(w.stderr, w.cfg.LogFormat)
+	if w.Version != "" {
+		w.lines.printf("Version: %s\tSHA: %s", w.Version, w.Commit)
+	}
+	err := w.listen()
+	if err != nil {
+		w.lines.printf("%v", err)
+	}
+	return err
+}
+
+func (w *Watchdog) listen() error {
 	w.reaper = process.NewReaper(w.ReapOrphans)
 	w.metrics = newMetrics(gauges{
 		limiter: w.limiter,

@@ -1,0 +1,29 @@
+package main_test
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Go ends a program that writes to a broken pipe as its standard error.
+func TestALogReaderThatLeavesDoesNotEndTheWatchdog(t *testing.T) {
+	parallel(t)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `exec "$0" 2>&3`, fwatchdog(t))
+	cmd.ExtraFiles = []*os.File{writer}
+	w := launchCmd(t, cmd, "fprocess=cat", "healthcheck_interval=0")
+	_ = writer.Close()
+	w.waitReady()
+	_ = reader.Close()
+	for range 3 {
+		if got := w.do(http.MethodPost, "/", "still here"); got.StatusCode != http.StatusOK {
+			t.Fatalf("after the log's reader left: %d", got.StatusCode)
+		}
+	}
+	w.stop()
+}
