@@ -39,9 +39,6 @@ func (h *Handler) classic(w http.ResponseWriter, r *http.Request, deadline time.
 	switch r.Method {
 	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 	default:
-		if hasBody(r) {
-			closeAfterReply(w) // nobody has read it
-		}
 		w.Header()["Allow"] = []string{"GET, POST, PUT, PATCH, DELETE"}
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return nil
@@ -152,7 +149,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, deadline time
 	if err == nil {
 		return body, nil
 	}
-	closeAfterReply(w)
 	if !deadline.IsZero() && !time.Now().Before(deadline) {
 		return nil, context.DeadlineExceeded
 	}

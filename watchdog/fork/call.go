@@ -169,6 +169,8 @@ func (c *call) run(deadline time.Time) {
 		_ = c.control.SetReadDeadline(time.Time{})
 		return
 	}
+	// Else net/http takes the body away when the answer begins.
+	_ = c.control.EnableFullDuplex()
 	c.fed = make(chan struct{})
 	go c.feed()
 }

@@ -119,14 +119,9 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, deadline time.Ti
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
 	c := newCall(h, w, r)
 	if hasBody(r) {
-		// Else net/http takes the body away when the answer begins.
-		_ = c.control.EnableFullDuplex()
 		c.body = r.Body
 	}
 	if err := c.start(deadline, h.logStderr()); err != nil {
-		if c.body != nil {
-			closeAfterReply(w) // nobody has read it
-		}
 		return err
 	}
 	c.pass(w)
