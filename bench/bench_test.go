@@ -154,7 +154,7 @@ func TestLoadFails(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	r := &report{}
+	r := &report{machine: "a machine"}
 	r.begin("a case")
 	r.atLeast("ratio", ratios([]float64{2, 30, 6}, []float64{1, 10, 3}), 2)
 	if r.missed {
@@ -166,7 +166,9 @@ func TestReport(t *testing.T) {
 	}
 	var out strings.Builder
 	r.print(&out)
-	const want = `| case   | what  | bound  | measured            |            |
+	const want = `a machine
+
+| case   | what  | bound  | measured            |            |
 | ------ | ----- | ------ | ------------------- | ---------- |
 | a case | ratio | ≥ 2.00 | 2.00 (2.00 to 3.00) | kept       |
 | a case | ratio | ≤ 1.50 | 2.00 (2.00 to 3.00) | **missed** |

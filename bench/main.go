@@ -19,9 +19,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // settings are the flags.
@@ -76,7 +79,7 @@ func (s settings) run(ctx context.Context) error {
 			return err
 		}
 	}
-	r := &report{}
+	r := &report{machine: machine()}
 	for _, c := range cases {
 		if !strings.Contains(c.name, s.only) {
 			continue
@@ -96,6 +99,18 @@ func (s settings) run(ctx context.Context) error {
 		return errMissed
 	}
 	return nil
+}
+
+// machine says what the figures were measured on, and how busy it was with
+// other things: rates of a machine whose load is above its processors say how
+// those were scheduled.
+func machine() string {
+	var name unix.Utsname
+	_ = unix.Uname(&name)
+	load, _ := os.ReadFile("/proc/loadavg")
+	before, _, _ := strings.Cut(string(load), " ")
+	return fmt.Sprintf("%d processors, %s %s, %s, load average before: %s",
+		runtime.NumCPU(), unix.ByteSliceToString(name.Sysname[:]), unix.ByteSliceToString(name.Release[:]), runtime.Version(), before)
 }
 
 // build makes the program as Dockerfile.watchdog does, and returns its path.

@@ -10,6 +10,7 @@ import (
 
 // report is the table of bounds, and the figures behind it.
 type report struct {
+	machine string
 	current string
 	rows    [][]string
 	figures [][]string
@@ -65,6 +66,7 @@ func (r *report) figure(system string, results []result) {
 }
 
 func (r *report) print(w io.Writer) {
+	fmt.Fprintf(w, "%s\n\n", r.machine)
 	table(w, append([][]string{{"case", "what", "bound", "measured", ""}}, r.rows...))
 	if len(r.figures) > 0 {
 		fmt.Fprintln(w)

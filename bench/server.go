@@ -45,7 +45,8 @@ func startServer(ctx context.Context, name, addr string, quiet bool, env []strin
 	}
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = stopTimeout
-	// A measured process does not outlive the bench, whatever ends it.
+	// Not the bench's group: an interrupt from the terminal reaches the bench
+	// alone, which stops them in order.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
 		cancel()
