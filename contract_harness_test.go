@@ -3,7 +3,6 @@ package main_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -378,32 +377,4 @@ func (w *instance) wantLog(text string) {
 	eventually(w.t, "the log says "+strconv.Quote(text), func() bool {
 		return strings.Contains(w.stderr.String(), text) || strings.Contains(w.stdout.String(), text)
 	})
-}
-
-// dial opens a raw connection to the watchdog, with a deadline on everything.
-func (w *instance) dial() *net.TCPConn {
-	w.t.Helper()
-	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(w.port), patience)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	conn.SetDeadline(time.Now().Add(patience))
-	w.t.Cleanup(func() { conn.Close() })
-	return conn.(*net.TCPConn)
-}
-
-// raw sends bytes on a connection of their own, half-closes it, and returns
-// everything that comes back until the watchdog closes. A reset is an end.
-func (w *instance) raw(request string) string {
-	w.t.Helper()
-	conn := w.dial()
-	defer conn.Close()
-	go func() {
-		io.WriteString(conn, request)
-	}()
-	all, err := io.ReadAll(conn)
-	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-		w.t.Fatalf("no end of the answer to %.60q: %q", request, all)
-	}
-	return string(all)
 }

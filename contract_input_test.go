@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -63,19 +62,6 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		}
 	}
 	wantStatus(t, w.do("GET", "/status", ""), 200)
-}
-
-// halfClosed is raw that closes its side after the request.
-func (w *instance) halfClosed(request string) string {
-	w.t.Helper()
-	conn := w.dial()
-	defer conn.Close()
-	go func() {
-		io.WriteString(conn, request)
-		conn.CloseWrite()
-	}()
-	all, _ := io.ReadAll(conn)
-	return string(all)
 }
 
 // A length beside chunks, or the chunks of a proxy that reads them otherwise,
@@ -216,32 +202,4 @@ func TestExpectContinue(t *testing.T) {
 	}
 	release()
 	p.wait(t)
-}
-
-// parseInterim sends a head, then the body hello once a 100 comes, and returns
-// everything that came.
-func (w *instance) parseInterim(head string) string {
-	w.t.Helper()
-	conn := w.dial()
-	defer conn.Close()
-	io.WriteString(conn, head)
-	var all strings.Builder
-	buf := make([]byte, 4096)
-	for sent := false; ; {
-		n, err := conn.Read(buf)
-		all.Write(buf[:n])
-		if !sent && strings.HasPrefix(all.String(), "HTTP/1.1 100 ") {
-			sent = true
-			io.WriteString(conn, "hello")
-		}
-		if err == io.EOF {
-			return all.String()
-		}
-		if err != nil {
-			if os.IsTimeout(err) {
-				w.t.Fatalf("no end: %q", all.String())
-			}
-			return all.String()
-		}
-	}
 }

@@ -1,6 +1,10 @@
 package main_test
 
 import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -194,20 +198,54 @@ func TestRefusalOverTheLimit(t *testing.T) {
 	}
 }
 
-// A request on a connection that was kept, begun when the listener is closed
-// already, is refused so that it can be sent elsewhere.
+// A request that comes on a kept connection when the listener is closed already
+// is refused, so that it can be sent elsewhere.
 func TestKeptConnectionIsRefusedAfterTheListenerClosed(t *testing.T) {
 	parallel(t)
 	w := startMisbehaving(t)
-	p, release := w.hold("last")
 	conn := w.dial()
-	// Two requests in one segment: the second is begun before TERM, and read
-	// when the first is answered.
-	gate := filepath.Join(t.TempDir(), "gate")
-	request := "GET /file?name=" + gate + " HTTP/1.1\r\nHost: x\r\nX-Id: first\r\n\r\nGET /status HTTP/1.1\r\nHost: x\r\nX-Id: second\r\n\r\n"
-	if _, err := conn.Write([]byte(request)); err != nil {
-		t.Fatal(err)
+	in := bufio.NewReader(conn)
+	exchange := func(id string) answer {
+		t.Helper()
+		fmt.Fprintf(conn, "POST /echo HTTP/1.1\r\nHost: x\r\nX-Id: %s\r\nContent-Length: 4\r\n\r\nbody", id)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		return answer{resp, string(body), err}
 	}
+	wantWhole(t, exchange("first"), nil, "body")
+	p, release := w.hold("last")
+	w.signal(syscall.SIGTERM)
+	eventually(t, "the listener is closed", func() bool {
+		_, err := w.status("/_/health")
+		return err != nil
+	})
+	a := exchange("second")
+	wantOwn(t, a, 503)
+	if a.Header.Get("X-Watchdog-Reject") != "draining" || a.Header.Get("Retry-After") == "" || !a.Close {
+		t.Errorf("the refusal's header is %v, close %v", a.Header, a.Close)
+	}
+	if w.saw("second") {
+		t.Error("the handler saw the refused request")
+	}
+	release()
+	held, err := p.wait(t)
+	wantWhole(t, held, err, "there")
+	if code := w.wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// Requests that were sent ahead on one connection are answered up to the one
+// that says close, and the rest is not half served.
+func TestPipelineInADrain(t *testing.T) {
+	parallel(t)
+	w := startMisbehaving(t)
+	gate := filepath.Join(t.TempDir(), "gate")
+	conn := w.dial()
+	fmt.Fprintf(conn, "GET /file?name=%s HTTP/1.1\r\nHost: x\r\nX-Id: first\r\n\r\nGET /status HTTP/1.1\r\nHost: x\r\nX-Id: second\r\n\r\n", gate)
 	eventually(t, "the handler has the first request", func() bool { return w.saw("first") })
 	w.signal(syscall.SIGTERM)
 	eventually(t, "the listener is closed", func() bool {
@@ -215,35 +253,16 @@ func TestKeptConnectionIsRefusedAfterTheListenerClosed(t *testing.T) {
 		return err != nil
 	})
 	touch(t, gate)
-	var raw strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		n, err := conn.Read(buf)
-		raw.Write(buf[:n])
-		if err != nil {
-			break
-		}
+	raw, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
 	}
-	first, second, _ := strings.Cut(raw.String(), "there")
-	if !strings.HasPrefix(first, "HTTP/1.1 200 ") {
-		t.Errorf("the first answer is %q", first)
-	}
-	// Either the connection ends with the first answer, which says close, or
-	// the second request is refused as draining. It is never half served.
-	switch {
-	case second == "":
-		if !strings.Contains(first, "\r\nConnection: close\r\n") {
-			t.Errorf("the connection ends and did not say so: %q", first)
-		}
-	case !strings.HasPrefix(second, "HTTP/1.1 503 ") || !strings.Contains(second, "X-Watchdog-Reject: draining\r\n") || !strings.Contains(second, "Retry-After: "):
-		t.Errorf("the second answer is %q, want a 503 that says draining", second)
+	if text := string(raw); !strings.HasPrefix(text, "HTTP/1.1 200 ") || !strings.HasSuffix(text, "\r\n\r\nthere") || !strings.Contains(text, "\r\nConnection: close\r\n") {
+		t.Errorf("answer %q, want the first whole, with Connection: close, and no more", text)
 	}
 	if w.saw("second") {
-		t.Error("the handler saw the second request")
+		t.Error("the handler saw the second request, which has no answer")
 	}
-	release()
-	a, err := p.wait(t)
-	wantWhole(t, a, err, "there")
 	if code := w.wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}

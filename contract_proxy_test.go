@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -97,47 +96,6 @@ func TestBodyKeepsItsLength(t *testing.T) {
 		check(t, w.inspect(w.do("POST", "/x", "wikipedia")), 9)
 		check(t, w.inspect(w.parse(w.raw(chunked))), -1)
 	})
-}
-
-// parse reads one response out of raw bytes.
-func (w *instance) parse(raw string) answer {
-	w.t.Helper()
-	resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(raw)), nil)
-	if err != nil {
-		w.t.Fatalf("answer %.200q: %v", raw, err)
-	}
-	body, err := io.ReadAll(resp.Body)
-	return answer{resp, string(body), err}
-}
-
-// readFirst sends a request and reads until the answer's first line is there,
-// while the handler still works on the rest.
-func (w *instance) readFirst(path, line string, headers ...string) (rest func() string) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	w.t.Cleanup(cancel)
-	req, _ := http.NewRequestWithContext(ctx, "GET", w.url+path, nil)
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Set(name, value)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		w.t.Fatalf("%q does not come before the end: %v", line, err)
-	}
-	w.t.Cleanup(func() { resp.Body.Close() })
-	in := bufio.NewReader(resp.Body)
-	got, err := in.ReadString('\n')
-	if err != nil || strings.TrimSpace(got) != line {
-		w.t.Fatalf("first line %q, %v; want %q", got, err, line)
-	}
-	return func() string {
-		all, err := io.ReadAll(in)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		return strings.TrimSpace(string(all))
-	}
 }
 
 // Nothing was flushed: the first byte came at the end.
