@@ -179,6 +179,17 @@ func wantCut(t testing.TB, a answer, err error) {
 	}
 }
 
+// tryBegun sends a request again until its time did not end before the answer
+// had begun, which a 504 says.
+func (w *instance) tryBegun(method, path, body string) (a answer, err error) {
+	w.t.Helper()
+	eventually(w.t, "an answer begins within its time", func() bool {
+		a, err = w.try(method, path, body)
+		return err != nil || a.StatusCode != 504
+	})
+	return a, err
+}
+
 // wantStatus fails unless the answer is a complete one of this status.
 func wantStatus(t testing.TB, a answer, status int) {
 	t.Helper()

@@ -46,7 +46,7 @@ func TestCutStreamIsSeenAsCut(t *testing.T) {
 	})
 	t.Run("timeout", func(t *testing.T) {
 		parallel(t)
-		a, err := startFork(t, "streaming", "sleep 1h half", "exec_timeout=300ms").try("POST", "/", "x")
+		a, err := startFork(t, "streaming", "sleep 1h half", "exec_timeout=300ms").tryBegun("POST", "/", "x")
 		wantCut(t, a, err)
 	})
 }
