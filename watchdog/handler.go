@@ -21,6 +21,7 @@ import (
 func (w *Watchdog) startHandler() error {
 	if w.cfg.Mode != ModeHTTP {
 		w.health.Set(health.Serving)
+		w.settled()
 		return nil
 	}
 	if len(w.cfg.Command) == 0 {
@@ -69,6 +70,13 @@ func (w *Watchdog) startHandler() error {
 	return nil
 }
 
+// settled is called once requests are served.
+func (w *Watchdog) settled() {
+	if w.ReapOrphans { // else the program is somebody else's
+		forgetStart()
+	}
+}
+
 // copyLog passes the lines of the handler on until nobody holds the pipe.
 func (w *Watchdog) copyLog(name string, from *os.File, to io.Writer) {
 	format := func(dst, line []byte) []byte { return append(append(dst, line...), '\n') }
@@ -109,6 +117,7 @@ func (w *Watchdog) watchHandler(ctx context.Context) <-chan error {
 		if err == nil {
 			w.health.Set(health.Serving)
 			w.starting.pass()
+			w.settled()
 			err = w.awaitEnd(ctx)
 		}
 		if ctx.Err() == nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,8 +81,8 @@ func (l *lines) access(r *http.Request, w *response, took time.Duration, statusT
 		l.json.Info("request", attrs...)
 		return
 	}
-	var room [512]byte
-	b := l.appendTime(room[:0], time.Now())
+	room := lineRoom.Get().(*[]byte)
+	b := l.appendTime((*room)[:0], time.Now())
 	b = append(b, r.Method...)
 	b = append(b, ' ')
 	b = append(b, uri...)
@@ -107,7 +108,11 @@ func (l *lines) access(r *http.Request, w *response, took time.Duration, statusT
 	}
 	b = append(b, '\n')
 	_, _ = l.out.Write(b)
+	*room = b
+	lineRoom.Put(room)
 }
+
+var lineRoom = sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }}
 
 func (l *lines) appendTime(b []byte, now time.Time) []byte {
 	s := l.second.Load()

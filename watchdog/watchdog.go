@@ -74,8 +74,10 @@ type Watchdog struct {
 	Stdout, Stderr io.Writer
 	// Version and Commit of the program, for the first line of the log.
 	Version, Commit string
-	// ReapOrphans makes the watchdog wait for every process that is handed to
-	// this one: right for the program that is PID 1, wrong beside os/exec.
+	// ReapOrphans says that this process is the watchdog's alone: it waits for
+	// every process that is handed to it, which is right for PID 1 and wrong
+	// beside os/exec, may give the handler the terminal, and forgets the
+	// memory of its start.
 	ReapOrphans bool
 
 	cfg     Config
