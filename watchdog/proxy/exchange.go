@@ -371,7 +371,8 @@ func (x *exchange) answer() error {
 		h["Content-Type"] = nil
 	}
 	if x.upload != nil && !x.upload.eof.Load() {
-		// The rest of the upload would be taken for the next request.
+		// The rest of the upload would be taken for the next request. It also
+		// keeps the server from reading that rest before it sends the head.
 		h["Connection"] = []string{"close"}
 	}
 	x.duration(h)

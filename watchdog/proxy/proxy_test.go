@@ -107,6 +107,12 @@ func TestProbeKeepsOneConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := f.p.pool.idle[0]
+	if err := f.p.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(f.p.pool.idle); n != 1 {
+		t.Errorf("two probes left %d connections", n)
+	}
 	if _, body, err := get(t, f, "/"); err != nil || body != "ok" {
 		t.Fatalf("%q %v", body, err)
 	}
@@ -316,6 +322,23 @@ func TestWriteDeadline(t *testing.T) {
 	}
 }
 
+// An answer that takes longer than unwatched, and then waits in its body.
+func TestSlowAnswer(t *testing.T) {
+	f := upstream(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(3 * unwatched)
+		w.Header().Set("Content-Length", "4")
+		io.WriteString(w, "ok")
+		http.NewResponseController(w).Flush()
+		time.Sleep(3 * unwatched)
+		io.WriteString(w, "ay")
+	}))
+	for range 2 {
+		if _, body, err := get(t, f, "/"); err != nil || body != "okay" {
+			t.Errorf("%q %v", body, err)
+		}
+	}
+}
+
 func TestClientGone(t *testing.T) {
 	checkLeaks(t)
 	started, gone := make(chan struct{}), make(chan struct{})
@@ -326,15 +349,19 @@ func TestClientGone(t *testing.T) {
 		}
 		gone <- struct{}{}
 	}))
-	for _, request := range []string{
+	for i, request := range []string{
+		"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
 		"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nhi",
 		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n",
 	} {
+		wait := time.Duration(i%2) * 3 * unwatched
 		c := f.dial(t)
 		io.WriteString(c, request)
 		<-started
+		// The client is missed before the watch begins and after.
+		time.Sleep(wait)
 		c.Close()
 		<-gone
 		err := f.outcome(t)

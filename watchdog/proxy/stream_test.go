@@ -277,6 +277,13 @@ func TestExpectContinue(t *testing.T) {
 			if res.StatusCode != c.status {
 				t.Errorf("%s, %d bytes: %s", c.name, n, res.Status)
 			}
+			if err := f.outcome(t); err != nil {
+				t.Errorf("%s, %d bytes: %v", c.name, n, err)
+			}
+			// A handler that still waits for a body gets no other request.
+			if f.p.pool.empty() == c.asked {
+				t.Errorf("%s, %d bytes: connection kept: %v", c.name, n, !c.asked)
+			}
 		}
 	}
 }

@@ -58,9 +58,6 @@ func (x *exchange) startUpload() {
 	u := &upload{r: x.r, src: x.source, c: x.c, length: x.length, max: x.p.MaxBody, done: make(chan struct{})}
 	if u.src == nil {
 		u.src = x.r.Body
-		// Without it the server reads the body itself before it sends the
-		// head of an answer. A writer that cannot do it has no such habit.
-		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	} else {
 		u.eof.Store(true)
 	}
