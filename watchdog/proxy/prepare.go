@@ -1,0 +1,77 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/weir-run/weir/watchdog/invoke"
+)
+
+// bodyKind is how the request's body gets to the handler.
+type bodyKind int
+
+const (
+	bodyInline bodyKind = iota // in out, behind the head; may be empty
+	bodyAsked                  // small, read when the handler asks for it
+	bodyStreamed
+)
+
+// prepare builds what is sent first, reading a body that fits in memory.
+func (x *exchange) prepare() error {
+	r, max := x.r, x.p.MaxBody
+	if r.Method == http.MethodConnect {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errors.New("CONNECT is not served")}
+	}
+	if max > 0 && r.ContentLength > max {
+		return invoke.BodyError(r, invoke.ErrBodyTooLarge)
+	}
+	x.length = r.ContentLength
+	has := r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+	if !has {
+		x.length = 0
+	}
+	x.expect = has && !x.p.BufferBody && hasToken(r.Header["Expect"], "100-continue")
+	x.upgrade = wantsUpgrade(r)
+	var whole []byte
+	if has && x.p.BufferBody {
+		var err error
+		if whole, err = invoke.ReadBody(r, max); err != nil {
+			return err
+		}
+		x.length = int64(len(whole))
+	}
+	x.out = appendHead(x.out[:0], r, x.p.base, x.p.host, x.upgrade, x.expect)
+	if x.length < 0 {
+		x.out = appendChunked(x.out, r)
+	} else {
+		x.out = appendLength(x.out, r, x.length)
+	}
+	x.out = append(x.out, '\r', '\n')
+	switch {
+	case x.length < 0 || x.length > inlineBody:
+		x.kind = bodyStreamed
+		if whole != nil {
+			x.source = bytes.NewReader(whole)
+		}
+	case x.expect:
+		x.kind = bodyAsked
+	case whole != nil:
+		x.out = append(x.out, whole...)
+	case x.length > 0:
+		return x.readInline()
+	}
+	return nil
+}
+
+// readInline appends the body to out.
+func (x *exchange) readInline() error {
+	n, length := len(x.out), int(x.length)
+	x.out = slices.Grow(x.out, length)[:n+length]
+	if _, err := io.ReadFull(x.r.Body, x.out[n:]); err != nil {
+		return invoke.BodyError(x.r, err)
+	}
+	return nil
+}
