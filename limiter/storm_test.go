@@ -83,9 +83,16 @@ func (s *storm) run(guests, visits int) []turn {
 			for range visits {
 				turns[g] = append(turns[g], s.visit(rng))
 			}
-			called := time.Now()
-			defer func() { s.around.Add(int64(time.Since(called))) }()
-			if g%4 == 0 && s.l.TryAcquire() {
+			if g%4 > 0 {
+				return
+			}
+			called, last := time.Now(), turn{from: s.ticks.Add(1)}
+			if s.l.TryAcquire() {
+				defer func() {
+					s.around.Add(int64(time.Since(called)))
+					last.to = s.ticks.Add(1)
+					turns[g] = append(turns[g], last)
+				}()
 				defer s.l.Release()
 				runtime.Goexit()
 			}
