@@ -26,6 +26,9 @@ func (w *Watchdog) Run(ctx context.Context) error {
 
 func (w *Watchdog) serve(ctx context.Context) error {
 	w.announce()
+	if w.ReapOrphans {
+		defer process.Withstand()()
+	}
 	serving := make(chan error, 2)
 	go func() { serving <- w.server.Serve(w.listener) }()
 	go func() { serving <- w.metricsServer.Serve(w.metricsListen) }()

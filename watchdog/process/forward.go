@@ -35,6 +35,14 @@ func Forward(c *Child) (stop func()) {
 	}
 }
 
+// Withstand keeps the signals that Forward forwards from ending this process
+// where there is no child to forward them to, until stop is called.
+func Withstand() (stop func()) {
+	ch := make(chan os.Signal, 1) // nobody reads it
+	signal.Notify(ch, forwarded...)
+	return func() { signal.Stop(ch) }
+}
+
 // BecomeSubreaper makes orphans of this process's descendants its own
 // children, as they are those of PID 1: a Reaper with orphans must run.
 func BecomeSubreaper() error {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 )
 
@@ -23,6 +24,19 @@ func TestALogReaderThatLeavesDoesNotEndTheWatchdog(t *testing.T) {
 	for range 3 {
 		if got := w.do(http.MethodPost, "/", "still here"); got.StatusCode != http.StatusOK {
 			t.Fatalf("after the log's reader left: %d", got.StatusCode)
+		}
+	}
+	w.stop()
+}
+
+// HUP ended a watchdog without a child with 129, QUIT with a stack dump.
+func TestSignalsForAHandlerDoNotEndAWatchdogWithoutOne(t *testing.T) {
+	parallel(t)
+	w := start(t, "fprocess=cat")
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH} {
+		w.signal(sig)
+		if got := w.do(http.MethodPost, "/", "still here"); got.StatusCode != http.StatusOK || got.body != "still here" {
+			t.Fatalf("after %v: %d %q", sig, got.StatusCode, got.body)
 		}
 	}
 	w.stop()
