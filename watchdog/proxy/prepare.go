@@ -10,6 +10,8 @@ import (
 	"github.com/weir-run/weir/watchdog/invoke"
 )
 
+var errTarget = errors.New("the target is not one of an origin server")
+
 // bodyKind is how the request's body gets to the handler.
 type bodyKind int
 
@@ -22,8 +24,9 @@ const (
 // prepare builds what is sent first, reading a body that fits in memory.
 func (x *exchange) prepare() error {
 	r, max := x.r, x.p.MaxBody
-	if r.Method == http.MethodConnect {
-		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errors.New("CONNECT is not served")}
+	path, ok := target(r)
+	if !ok || !validHost(r.Host) {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTarget}
 	}
 	if max > 0 && r.ContentLength > max {
 		return invoke.BodyError(r, invoke.ErrBodyTooLarge)
@@ -43,7 +46,7 @@ func (x *exchange) prepare() error {
 		}
 		x.length = int64(len(whole))
 	}
-	x.out = appendHead(x.out[:0], r, x.p.base, x.p.host, x.upgrade, x.expect)
+	x.out = appendHeaders(x.p.appendLine(x.out[:0], r, path), r, x.upgrade, x.expect)
 	if x.length < 0 {
 		x.out = appendChunked(x.out, r)
 	} else {

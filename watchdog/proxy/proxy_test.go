@@ -78,6 +78,15 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+func TestTargetsOfOthers(t *testing.T) {
+	f := upstream(t, http.NotFoundHandler())
+	for _, line := range []string{"CONNECT h:80", "CONNECT /x", "GET a:0", "GET mailto:x", "GET http://\"/"} {
+		if res, _, err := sendRaw(t, f, line+" HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil || res.StatusCode != 400 {
+			t.Errorf("%q: %v %v", line, status(res), err)
+		}
+	}
+}
+
 func TestUnixUpstream(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f.sock")
 	l, err := net.Listen("unix", path)

@@ -6,50 +6,67 @@ import (
 	"strings"
 )
 
-// appendTarget appends the request target: what the client sent, byte for
-// byte, behind the upstream's base path. Of the absolute form only path and
-// query are kept.
-func appendTarget(b []byte, r *http.Request, base string) []byte {
-	target := r.RequestURI
+// target is what the client asked for, byte for byte; of the absolute form only
+// path and query, behind which no authority is left. It says no to forms that
+// are not for an origin server: CONNECT's, and URIs of other schemes.
+func target(r *http.Request) (string, bool) {
+	uri := r.RequestURI
 	switch {
-	case target == "":
-		target = r.URL.RequestURI()
-	case target == "*":
-		return append(b, '*')
-	case target[0] != '/':
-		target = afterAuthority(target)
+	case r.Method == http.MethodConnect:
+		return "", false
+	case uri == "":
+		uri = r.URL.RequestURI()
+	case uri == "*":
+		return uri, true
 	}
-	b = append(b, base...)
-	if target == "" || target[0] != '/' {
-		b = append(b, '/')
+	if uri[0] == '/' {
+		return uri, true
 	}
-	return append(b, target...)
-}
-
-// afterAuthority cuts scheme and authority off an absolute URI.
-func afterAuthority(uri string) string {
 	_, rest, ok := strings.Cut(uri, "://")
 	if !ok {
-		return uri
+		return "", false
 	}
-	if i := strings.IndexAny(rest, "/?"); i >= 0 {
-		return rest[i:]
+	path := strings.IndexAny(rest, "/?")
+	if path < 0 {
+		return "/", true
 	}
-	return ""
+	if rest[path] == '?' {
+		return "/" + rest[path:], true
+	}
+	return rest[path:], true
 }
 
-// appendHead appends the request line and the headers that go to the handler,
-// without those that frame the body and without the empty line.
-func appendHead(b []byte, r *http.Request, base, host string, upgrade, expect bool) []byte {
+// validHost says whether a Host has only bytes that one may have (RFC 3986,
+// 3.2.2). The server in front looks at the header, not at absolute URIs.
+func validHost(host string) bool {
+	for i := range len(host) {
+		if c := host[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"#/<>?@\\^`{|}", c) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// appendLine appends the request line and Host.
+func (p *Proxy) appendLine(b []byte, r *http.Request, target string) []byte {
 	b = append(b, r.Method...)
 	b = append(b, ' ')
-	b = appendTarget(b, r, base)
+	if target != "*" {
+		b = append(b, p.base...)
+	}
+	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	if r.Host != "" {
-		host = r.Host
+		b = append(b, r.Host...)
+	} else {
+		b = append(b, p.host...)
 	}
-	b = append(b, host...)
-	b = append(b, '\r', '\n')
+	return append(b, '\r', '\n')
+}
+
+// appendHeaders appends the headers that go to the handler, without those that
+// frame the body and without the empty line.
+func appendHeaders(b []byte, r *http.Request, upgrade, expect bool) []byte {
 	named := r.Header["Connection"]
 	for name, values := range r.Header {
 		switch name {
