@@ -47,7 +47,7 @@ func compile(t testing.TB, id, pkg, ldflags string) string {
 	}
 	programs.Unlock()
 	b.once.Do(func() {
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", ldflags, "-o", b.path, pkg)
+		cmd := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", ldflags, "-o", b.path, pkg)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			b.err = fmt.Errorf("build %s: %w\n%s", pkg, err, out)
