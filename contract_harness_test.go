@@ -35,18 +35,26 @@ var nextPort atomic.Uint32
 
 const firstPort, lastPort = 10000, 32000
 
-// freePort is a TCP port that nothing listens on and that no other call in
-// this process returns soon.
+// freePort is a TCP port that nothing listens on. Until the test ends no other
+// call returns it, in no process: the name of a socket in the abstract
+// namespace is the claim.
 func freePort(t testing.TB) int {
 	t.Helper()
 	nextPort.CompareAndSwap(0, uint32(os.Getpid()*97%(lastPort-firstPort)+1))
 	for range lastPort - firstPort {
 		port := firstPort + int(nextPort.Add(1))%(lastPort-firstPort)
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
-		if err == nil {
-			l.Close()
-			return port
+		claim, err := net.Listen("unix", fmt.Sprintf("@weir-test-port-%d", port))
+		if err != nil {
+			continue
 		}
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		if err != nil {
+			claim.Close()
+			continue
+		}
+		l.Close()
+		t.Cleanup(func() { claim.Close() })
+		return port
 	}
 	t.Fatal("no free port")
 	return 0
