@@ -226,8 +226,9 @@ func (w *Watchdog) MetricsPort() int { return w.metricsListen.port() }
 // cut. It may be called at any time and more than once.
 func (w *Watchdog) Kill() { w.killOnce.Do(func() { close(w.kill) }) }
 
-// Close gives back what Listen took and writes out every log line. Run has
-// returned, or was never called.
+// Close gives back what Listen took and writes out every log line; it waits at
+// most logsPatience for a reader that does not read. Run has returned, or was
+// never called.
 func (w *Watchdog) Close() error {
 	var err error
 	w.closeOnce.Do(func() {
@@ -244,8 +245,24 @@ func (w *Watchdog) Close() error {
 			w.reaper.Close()
 		}
 		if w.stderr != nil {
-			err = errors.Join(w.stdout.Close(), w.stderr.Close())
+			err = closeLogs(w.stdout, w.stderr)
 		}
 	})
 	return err
+}
+
+// logsPatience is how long the end waits for whoever reads the log.
+const logsPatience = 5 * time.Second
+
+func closeLogs(stdout, stderr sink) error {
+	closed := make(chan error, 1)
+	go func() { closed <- errors.Join(stdout.Close(), stderr.Close()) }()
+	timer := time.NewTimer(logsPatience)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("log: not read for %s, the rest is lost", logsPatience)
+	}
 }

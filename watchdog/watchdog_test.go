@@ -19,6 +19,7 @@ import (
 	concurrencylimiter "github.com/openfaas/faas-middleware/concurrency-limiter"
 
 	"github.com/weir-run/weir/contract"
+	"github.com/weir-run/weir/watchdog/logs"
 )
 
 // started is a Watchdog of this process that serves until the test ends.
@@ -475,3 +476,18 @@ func TestRefusalOfABodyCannotSmuggleARequest(t *testing.T) {
 		t.Error("a body reached the handler as a request")
 	}
 }
+
+func TestCloseDoesNotWaitForEverForALogReader(t *testing.T) {
+	w := &Watchdog{}
+	block := make(chan struct{})
+	defer close(block)
+	w.stdout, w.stderr = logs.New(io.Discard), logs.New(writerFunc(func(p []byte) (int, error) { <-block; return len(p), nil }))
+	fmt.Fprintln(w.stderr, "never read")
+	if err := w.Close(); err == nil {
+		t.Error("lines were lost and Close said nothing")
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
