@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -22,7 +23,9 @@ type load struct {
 	request []byte
 	// warm is driven but not counted, before time.
 	warm, time time.Duration
-	// pause is how long a connection waits after an answer that is not 2xx.
+	// pause is how long a connection waits, on average, after an answer that
+	// is not 2xx: between half and one and a half times that, since clients
+	// that all come back at one moment are a burst and no load.
 	pause time.Duration
 	// pid is the process whose CPU time is counted; 0 for none.
 	pid int
@@ -68,6 +71,7 @@ type driver struct {
 	clients []client
 	// paused holds the clients that wait for their pause to end, in order.
 	paused   []wake
+	random   *rand.Rand
 	counting bool
 	result   result
 }
@@ -85,7 +89,7 @@ func (l load) run(ctx context.Context) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	d := &driver{load: l, to: to}
+	d := &driver{load: l, to: to, random: rand.New(rand.NewPCG(1, 2))}
 	if d.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return result{}, fmt.Errorf("epoll: %w", err)
 	}
@@ -119,8 +123,8 @@ func (d *driver) loop(ctx context.Context) error {
 	events := make([]unix.EpollEvent, d.conns)
 	d.result.latencies = make([]time.Duration, 0, 1<<17)
 	for {
-		n, err := unix.EpollWait(d.epoll, events, d.timeout())
-		if err != nil && err != unix.EINTR {
+		n, err := d.wait(events)
+		if err != nil {
 			return fmt.Errorf("epoll: %w", err)
 		}
 		for _, event := range events[:max(n, 0)] {
@@ -130,10 +134,11 @@ func (d *driver) loop(ctx context.Context) error {
 		}
 		now := time.Now()
 		for len(d.paused) > 0 && !now.Before(d.paused[0].at) {
-			if err := d.send(d.paused[0].client); err != nil {
+			next := d.paused[0].client
+			d.paused = slices.Delete(d.paused, 0, 1)
+			if err := d.send(next); err != nil {
 				return err
 			}
-			d.paused = d.paused[1:]
 		}
 		switch since := now.Sub(began); {
 		case !d.counting && since >= d.warm:
@@ -152,15 +157,33 @@ func (d *driver) loop(ctx context.Context) error {
 	}
 }
 
-// timeout is how long epoll may wait, in milliseconds: until the next pause
-// ends, and never so long that the end of the measurement is missed.
-func (d *driver) timeout() int {
-	const most = 10
-	if len(d.paused) == 0 {
-		return most
+// wait returns what is ready, at the latest when the next pause ends or after
+// so short a time that the end of the measurement is not missed. Epoll itself
+// counts in milliseconds, which would make one burst of all pauses that end in
+// the same one.
+func (d *driver) wait(events []unix.EpollEvent) (int, error) {
+	const most = 10 * time.Millisecond
+	left := most
+	if len(d.paused) > 0 {
+		left = min(left, max(0, time.Until(d.paused[0].at)))
 	}
-	left := time.Until(d.paused[0].at) + time.Millisecond - 1
-	return int(min(max(left.Milliseconds(), 0), most))
+	timeout := unix.NsecToTimespec(left.Nanoseconds())
+	ready := []unix.PollFd{{Fd: int32(d.epoll), Events: unix.POLLIN}}
+	n, err := unix.Ppoll(ready, &timeout, nil)
+	if n > 0 {
+		n, err = unix.EpollWait(d.epoll, events, 0)
+	}
+	if err == unix.EINTR {
+		return 0, nil
+	}
+	return n, err
+}
+
+// rest pauses client i.
+func (d *driver) rest(i int) {
+	w := wake{time.Now().Add(d.pause/2 + time.Duration(d.random.Int64N(int64(d.pause)))), i}
+	at, _ := slices.BinarySearchFunc(d.paused, w, func(a, b wake) int { return a.at.Compare(b.at) })
+	d.paused = slices.Insert(d.paused, at, w)
 }
 
 func (d *driver) open(i int) error {
@@ -224,7 +247,7 @@ func (d *driver) read(i int) error {
 		return d.open(i)
 	}
 	if a.status/100 != 2 && d.pause > 0 {
-		d.paused = append(d.paused, wake{time.Now().Add(d.pause), i})
+		d.rest(i)
 		return nil
 	}
 	return d.send(i)
