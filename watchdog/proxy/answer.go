@@ -25,7 +25,6 @@ var (
 	errHeadSize   = errors.New("header too large")
 	errLength     = errors.New("ambiguous length")
 	errSwitch     = errors.New("protocol switched unasked")
-	errGarbage    = errors.New("more than the announced body")
 )
 
 // field is one header line, its name in canonical form.
