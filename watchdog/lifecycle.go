@@ -42,6 +42,7 @@ func (w *Watchdog) serve(ctx context.Context) error {
 	defer w.unlock()
 	if err := w.startHandler(); err != nil {
 		w.die()
+		w.stopServing()
 		return err
 	}
 	watching, unwatch := context.WithCancel(context.Background())
@@ -124,7 +125,7 @@ func (w *Watchdog) drain(cause error, ended <-chan error) error {
 	select {
 	case <-quiet:
 	case err := <-ended:
-		w.awaitQuiet(dyingAnswers)
+		w.die()
 		return err
 	case <-w.kill:
 		return ErrKilled
@@ -143,7 +144,7 @@ func (w *Watchdog) pause(d time.Duration, ended <-chan error) error {
 	case <-timer.C:
 		return nil
 	case err := <-ended:
-		w.awaitQuiet(dyingAnswers)
+		w.die()
 		return err
 	case <-w.kill:
 		return ErrKilled
@@ -162,6 +163,11 @@ func (w *Watchdog) whenQuiet(ctx context.Context) <-chan struct{} {
 		defer close(done)
 		tick := time.NewTicker(quietPoll)
 		defer tick.Stop()
+		select {
+		case <-w.listener.finished: // else Shutdown resets who waits to be accepted
+		case <-ctx.Done():
+			return
+		}
 		for w.limiter.Stats().Running > 0 {
 			select {
 			case <-ctx.Done():

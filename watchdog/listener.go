@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -17,6 +18,10 @@ import (
 type listener struct {
 	*net.TCPListener
 	finishing atomic.Bool
+	// finished is closed when, after finish, everything that waited is
+	// accepted and the port is given back.
+	finished chan struct{}
+	once     sync.Once
 }
 
 func listen(port int) (*listener, error) {
@@ -24,7 +29,7 @@ func listen(port int) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listener{TCPListener: l.(*net.TCPListener)}, nil
+	return &listener{TCPListener: l.(*net.TCPListener), finished: make(chan struct{})}, nil
 }
 
 func (l *listener) port() int { return l.Addr().(*net.TCPAddr).Port }
@@ -46,6 +51,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	conn, err := l.acceptWaiting()
 	if err != nil {
 		_ = l.Close()
+		l.once.Do(func() { close(l.finished) })
 		return nil, net.ErrClosed
 	}
 	return conn, nil
