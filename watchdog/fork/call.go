@@ -163,10 +163,6 @@ func (c *call) run(deadline time.Time) {
 		})
 	}
 	if c.body == nil {
-		// All of the request is here: read_timeout is kept, and when it runs
-		// out while the process works, net/http would take the client for
-		// gone.
-		_ = c.control.SetReadDeadline(time.Time{})
 		return
 	}
 	// Else net/http takes the body away when the answer begins.
@@ -256,7 +252,6 @@ func (c *call) feed() {
 			refused += n
 		}
 		if errors.Is(err, io.EOF) {
-			_ = c.control.SetReadDeadline(time.Time{}) // as in run
 			c.ended = true
 			return
 		}

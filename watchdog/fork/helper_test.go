@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -207,6 +208,9 @@ func leaks(t *testing.T) {
 		return
 	}
 	checked[t] = true
+	// The collector closes files that were forgotten.
+	percent := debug.SetGCPercent(-1)
+	t.Cleanup(func() { debug.SetGCPercent(percent) })
 	goroutines, files, children := runtime.NumGoroutine(), openFiles(), kids()
 	t.Cleanup(func() {
 		end := time.Now().Add(10 * time.Second)
