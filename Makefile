@@ -39,7 +39,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (20s) each
 run: build ## Start fwatchdog in front of a sample handler and print the URLs to try
 	@$(GO) build -o bin/hello ./testdata/handlers/hello
 	@printf '\nTry, in another terminal:\n  curl -i localhost:8080/\n  curl -i localhost:8080/_/ready\n  curl -s localhost:8081/metrics | grep http_requests\nCtrl-C drains and stops it.\n\n'
-	@mode=http fprocess=bin/hello upstream_url=http://127.0.0.1:3000 max_inflight=50 bin/fwatchdog
+	@# Without a terminal for the handler, Ctrl-C is fwatchdog's.
+	@exec env mode=http fprocess=bin/hello upstream_url=http://127.0.0.1:3000 max_inflight=50 bin/fwatchdog </dev/null
 
 image: ## Build the image that functions copy fwatchdog from (ENGINE, IMAGE, PLATFORM, GO_IMAGE, IMAGE_FLAGS)
 	@engine='$(ENGINE)'; \
