@@ -245,6 +245,7 @@ var requests = []string{
 	"GET /\x01 HTTP/1.1\r\nHost: h\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 	"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX y: z\r\n\r\n",
+	"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: \"\r\n\r\n0\r\n\r\n",
 	"\x16\x03\x01\r\n\r\n",
 }
 

@@ -28,6 +28,9 @@ func (x *exchange) prepare() error {
 	if !ok || !validHost(r.Host) {
 		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTarget}
 	}
+	if !validTrailers(r.Trailer) {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTrailer}
+	}
 	if max > 0 && r.ContentLength > max {
 		return invoke.BodyError(r, invoke.ErrBodyTooLarge)
 	}

@@ -127,6 +127,16 @@ func appendChunked(b []byte, r *http.Request) []byte {
 	return append(b, "Transfer-Encoding: chunked\r\n"...)
 }
 
+// validTrailers checks the names that a request announces.
+func validTrailers(announced http.Header) bool {
+	for name := range announced {
+		if !validName(name) {
+			return false
+		}
+	}
+	return true
+}
+
 // appendTrailers appends what follows the last chunk, the empty line included.
 // It says no when a value cannot be sent.
 func appendTrailers(b []byte, trailers http.Header) ([]byte, bool) {
