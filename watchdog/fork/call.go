@@ -18,16 +18,11 @@ type buffer [64 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
-const (
-	// unwanted is how many bytes of a body that its process does not take are
-	// read nevertheless, so that the connection can go on: net/http's own
-	// bound.
-	unwanted = 256 << 10
-	// lateBody is how long the end of a good answer waits for the rest of a
-	// body nobody wants before the connection is given up instead. What was
-	// sent along with the head is there long before.
-	lateBody = 100 * time.Millisecond
-)
+// lateBody is how long the end of an answer waits for the rest of a body nobody
+// wants before the connection is given up instead. What the client has
+// sent is read within it; one that is still sending takes no next request to a
+// connection that is answered already, and so loses none to its end.
+const lateBody = 500 * time.Millisecond
 
 // past is a deadline that ends reads and writes at once.
 var past = time.Unix(1, 0)
@@ -56,6 +51,8 @@ type call struct {
 	begun bool
 	mu    sync.Mutex
 	cause error // why the process was killed, or its answer is none
+	// givenUp is whether the rest of the body is not waited for any more.
+	givenUp bool
 }
 
 func newCall(h *Handler, w http.ResponseWriter, r *http.Request) *call {
@@ -203,6 +200,19 @@ func (c *call) interrupt(reason error) {
 	}
 }
 
+// bodyFault is interrupt for a body that did not come whole. That may be known
+// only after the process was killed for it.
+func (c *call) bodyFault(reason error) {
+	c.mu.Lock()
+	killed := c.cause != nil && !c.givenUp
+	c.mu.Unlock()
+	if killed {
+		c.stop(reason)
+		return
+	}
+	c.interrupt(reason)
+}
+
 // stop kills the process for a reason. The first one counts, except that
 // net/http says that the client is gone before it says that a body came too
 // late or is broken.
@@ -235,8 +245,8 @@ func (c *call) feed() {
 	defer c.stdin.Close()
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
-	wanted, total, refused := true, int64(0), 0
-	for refused < unwanted {
+	wanted, total := true, int64(0)
+	for {
 		n, err := c.body.Read(buf[:])
 		if total += int64(n); c.h.MaxBody > 0 && c.h.Mode == Streaming && total > c.h.MaxBody {
 			err = invoke.ErrBodyTooLarge
@@ -248,15 +258,12 @@ func (c *call) feed() {
 				_ = c.stdin.Close()
 			}
 		}
-		if !wanted {
-			refused += n
-		}
 		if errors.Is(err, io.EOF) {
 			c.ended = true
 			return
 		}
 		if err != nil {
-			c.interrupt(invoke.BodyError(c.r, err))
+			c.bodyFault(invoke.BodyError(c.r, err))
 			return
 		}
 	}
@@ -282,21 +289,42 @@ func (c *call) finish() error {
 	return nil
 }
 
+// awaitFed waits for the end of a body whose process ended by itself, and for
+// the body's own fault, if that is why the client passes for gone.
+func (c *call) awaitFed() bool {
+	c.mu.Lock()
+	cause := c.cause
+	c.mu.Unlock()
+	patience := time.Duration(0)
+	if cause == nil || errors.Is(cause, context.Canceled) {
+		patience = lateBody
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-c.fed:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
 // endFeed ends feed, whichever side it waits for, and the connection with the
 // answer when a part of the body is left on it.
 func (c *call) endFeed() {
 	_ = c.stdin.Close()
-	select {
-	case <-c.fed:
-	default:
-		patience := past
-		if c.child.Status().ExitCode() == 0 {
-			patience = time.Now().Add(lateBody)
-		}
-		_ = c.control.SetReadDeadline(patience)
+	givenUp := !c.awaitFed()
+	if givenUp {
+		c.mu.Lock()
+		c.givenUp = true
+		c.mu.Unlock()
+		_ = c.control.SetReadDeadline(past)
 		<-c.fed
 	}
-	if !c.ended {
+	// Also when it was given up as it ended: net/http, which listens for the
+	// client's leaving from there on, takes the deadline for that, and the next
+	// request on the connection for one whose client is gone.
+	if givenUp || !c.ended {
 		closeAfterReply(c.w)
 	}
 }
