@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	limiterapi "github.com/openfaas/faas-middleware/concurrency-limiter"
@@ -196,6 +198,9 @@ func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
 	}
 	if ww.begun() || status == statusClientGone {
 		ww.outcome = status
+		if !r.ProtoAtLeast(1, 1) {
+			reset(ww.ResponseWriter)
+		}
 		panic(http.ErrAbortHandler)
 	}
 	if status == http.StatusBadRequest || status == http.StatusRequestTimeout || status == http.StatusRequestEntityTooLarge {
@@ -208,6 +213,19 @@ func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
 	}
 	ww.Header().Set(contract.HeaderDuration, strconv.FormatFloat(time.Since(ww.started).Seconds(), 'f', 6, 64))
 	writeOwn(ww, status, body)
+}
+
+// reset ends the connection of an HTTP/1.0 answer so that it does not look
+// whole: its end is the connection's, unless that is a reset.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
 }
 
 // writeOwn writes an answer of the watchdog's own.
@@ -247,6 +265,8 @@ func (w *Watchdog) answer(err error) (status int, body string) {
 			return http.StatusInternalServerError, exit.Text + "\n" + string(exit.Output)
 		}
 		return http.StatusInternalServerError, exit.Text
+	case errors.Is(err, syscall.E2BIG): // the environment of a fork holds the headers
+		return http.StatusRequestHeaderFieldsTooLarge, err.Error() + "\n"
 	case errors.Is(err, invoke.ErrUnreachable), errors.Is(err, invoke.ErrBadAnswer), errors.Is(err, invoke.ErrAnswerTooLarge):
 		return http.StatusBadGateway, err.Error() + "\n"
 	case errors.Is(err, errStarting):

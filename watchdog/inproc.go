@@ -24,13 +24,14 @@ func inproc(h http.Handler) runner {
 		}
 		ctx, cancel := context.WithDeadlineCause(r.Context(), deadline, context.DeadlineExceeded)
 		defer cancel()
-		stop := context.AfterFunc(ctx, func() {
+		expire := func() {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				iw.expire()
 			}
-		})
-		defer stop()
+		}
+		defer context.AfterFunc(ctx, expire)()
 		h.ServeHTTP(iw, r.WithContext(ctx))
+		expire() // a handler that heeds its context may be here first
 		return iw.finish()
 	}
 }

@@ -55,6 +55,22 @@ func (l *lines) std() *log.Logger {
 	return l.text
 }
 
+// stamped takes lines that begin with the standard library's date and time.
+func (l *lines) stamped() io.Writer {
+	if l.json == nil {
+		return l.out
+	}
+	return stampedJSON{l}
+}
+
+type stampedJSON struct{ *lines }
+
+func (s stampedJSON) Write(p []byte) (int, error) {
+	const stamp = len("2006/01/02 15:04:05 ")
+	s.json.Info(strings.TrimSpace(string(p[min(stamp, len(p)):])))
+	return len(p), nil
+}
+
 // maxLoggedURI bounds what one request can put into the log.
 const maxLoggedURI = 2048
 

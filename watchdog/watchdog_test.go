@@ -58,6 +58,11 @@ func startInproc(t *testing.T, h http.HandlerFunc, env ...string) *started {
 		t.Fatal(err)
 	}
 	cfg.Handler = h
+	return startWith(t, cfg)
+}
+
+func startWith(t *testing.T, cfg Config) *started {
+	t.Helper()
 	w, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -491,3 +496,37 @@ func TestCloseDoesNotWaitForEverForALogReader(t *testing.T) {
 type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// The end of an HTTP/1.0 answer is the connection's: only a reset says that it
+// came too early.
+func TestACutAnswerIsNoEndForHTTP10(t *testing.T) {
+	s := startInproc(t, func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}, "exec_timeout=100ms")
+	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n")
+	if answer, err := io.ReadAll(c); err == nil {
+		t.Errorf("looks whole: %q", answer)
+	}
+}
+
+func TestHeadersThatDoNotFitAFork(t *testing.T) {
+	cfg, err := FromEnv([]string{"port=0", "metrics_port=0", "fprocess=cat", "log_format=json", "healthcheck_interval=0",
+		"TMPDIR=" + t.TempDir(), "PATH=/bin:/usr/bin"}, ModeClassic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startWith(t, cfg)
+	resp, body := get(t, s.url, "Much", strings.Repeat("x", 200<<10))
+	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+	get(t, s.url)
+	eventually(t, "classic's lines as JSON", func() bool { return strings.Contains(s.log.String(), `"msg":"Forking fprocess."`) })
+}

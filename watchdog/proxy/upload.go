@@ -144,6 +144,7 @@ func (x *exchange) endUpload(err error) error {
 	if u == nil {
 		return err
 	}
+	limited := false // a read deadline is left on the client's connection
 	select {
 	case <-u.done:
 	default:
@@ -152,6 +153,7 @@ func (x *exchange) endUpload(err error) error {
 			x.c.hangUp()
 			// The read that the upload may be waiting in ends now, or soon.
 			_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime))
+			limited = true
 		} else {
 			x.c.SetWriteDeadline(time.Now().Add(lastWrite))
 		}
@@ -161,7 +163,7 @@ func (x *exchange) endUpload(err error) error {
 	if err == nil {
 		return nil
 	}
-	if !x.begun && !u.eof.Load() {
+	if !x.begun && (limited || !u.eof.Load()) {
 		x.w.Header().Set("Connection", "close")
 	}
 	if u.err != nil {
