@@ -11,6 +11,7 @@ package limiter
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,10 @@ import (
 // ErrFull is what Acquire returns when there is no free slot and no room to
 // wait for one.
 var ErrFull = errors.New("limit of concurrent work reached")
+
+// ErrOver is what Try returns when a slot is free, but as many run already as
+// the caller allows.
+var ErrOver = errors.New("as much runs as was allowed")
 
 // MaxLimit is the highest limit there is, and the most that runs at once even
 // when there is none: what the word below holds. A million goroutines with a
@@ -67,20 +72,28 @@ func New(limit, queue int) *Limiter {
 	return l
 }
 
-// TryAcquire takes a slot if one is free and nobody waits for it.
-func (l *Limiter) TryAcquire() bool {
+// Try takes a slot if one is free, nobody waits for it, and fewer than most run
+// now. It returns nil, ErrFull or ErrOver, and never waits. Every nil must be
+// followed by one Release, which belongs into a defer.
+func (l *Limiter) Try(most int) error {
 	for {
 		w := l.load()
 		if !w.free() {
-			return false
+			return ErrFull
+		}
+		if int(w.running()) >= most {
+			return ErrOver
 		}
 		t := l.clock()
 		if l.swap(w, w.start(1)) {
 			l.started(w, t, 1)
-			return true
+			return nil
 		}
 	}
 }
+
+// TryAcquire takes a slot if one is free and nobody waits for it.
+func (l *Limiter) TryAcquire() bool { return l.Try(math.MaxInt) == nil }
 
 // Acquire takes a slot, waiting in line for it when there is room to wait. It
 // returns nil, ErrFull, or the cause of ctx when ctx ended first. ctx is not
@@ -90,10 +103,17 @@ func (l *Limiter) Acquire(ctx context.Context) error {
 	if l.TryAcquire() {
 		return nil
 	}
+	return l.Wait(ctx, nil)
+}
+
+// Wait is Acquire for a caller that Try has just told ErrFull. It calls
+// queued, unless that is nil, once it stands in line and before it waits;
+// never when it gets a slot or is refused at once.
+func (l *Limiter) Wait(ctx context.Context, queued func()) error {
 	if l.capacity <= 0 {
 		return ErrFull
 	}
-	return l.wait(ctx)
+	return l.wait(ctx, queued)
 }
 
 // Release gives a slot back, to the first who waits if anybody does. It panics
@@ -120,6 +140,16 @@ func (l *Limiter) Release() {
 
 // Met reports whether the next Acquire would not get a slot at once.
 func (l *Limiter) Met() bool { return !l.load().free() }
+
+// Running returns how many hold a slot now.
+func (l *Limiter) Running() int { return int(l.load().running()) }
+
+// Waiting returns how many stand in line now.
+func (l *Limiter) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiters.len
+}
 
 // Limit returns the number of slots, 0 for no limit.
 func (l *Limiter) Limit() int {

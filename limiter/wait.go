@@ -50,7 +50,7 @@ func (q *list) pop() *waiter {
 }
 
 // wait is Acquire when no slot was free.
-func (l *Limiter) wait(ctx context.Context) error {
+func (l *Limiter) wait(ctx context.Context, queued func()) error {
 	l.mu.Lock()
 	for w := l.load(); !w.queued(); w = l.load() {
 		if l.TryAcquire() {
@@ -71,6 +71,9 @@ func (l *Limiter) wait(ctx context.Context) error {
 	l.waiters.push(p)
 	l.mu.Unlock()
 
+	if queued != nil {
+		queued()
+	}
 	select {
 	case <-p.granted:
 		l.pool.Put(p)
