@@ -5,6 +5,7 @@
 //
 //	go run ./bench                          beside bare net/http programs
 //	go run ./bench -peer path/to/of-watchdog   and beside of-watchdog
+//	go run ./bench -sweep docs/backpressure    the curves of docs/BACKPRESSURE.md
 //
 // It prints a Markdown table and exits 1 when a bound is missed.
 package main
@@ -31,6 +32,7 @@ import (
 type settings struct {
 	fwatchdog, peer, classic string
 	only                     string
+	sweepTo                  string
 	time                     time.Duration
 	rounds                   int
 	quiet                    bool
@@ -54,6 +56,7 @@ func main() {
 	flag.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one turn of one system")
 	flag.IntVar(&s.rounds, "rounds", 11, "turns of each system in a case")
 	flag.BoolVar(&s.quiet, "quiet", false, "send the watchdogs' logs to /dev/null instead of a pipe")
+	flag.StringVar(&s.sweepTo, "sweep", "", "measure nothing but the curves of docs/BACKPRESSURE.md, into this folder")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := s.run(ctx)
@@ -78,6 +81,9 @@ func (s settings) run(ctx context.Context) error {
 		if s.fwatchdog, err = build(ctx, dir); err != nil {
 			return err
 		}
+	}
+	if s.sweepTo != "" {
+		return s.sweep(ctx, s.sweepTo)
 	}
 	r := &report{machine: machine()}
 	for _, c := range cases {

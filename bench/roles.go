@@ -24,6 +24,7 @@ var roles = map[string]func(addr string, args []string) error{
 	"refuser":      refuser,
 	"forker":       forker,
 	"handler":      handler,
+	"slots":        slots,
 }
 
 // fixedAnswers is the handler behind every proxy: one thread, epoll, one fixed
