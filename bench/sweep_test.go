@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/csv"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-run/weir/contract"
 )
@@ -131,10 +134,20 @@ func TestOpenLoadIdleClosed(t *testing.T) {
 
 // TestOpenLoadWithoutServer: a server that is gone fails requests, not the run.
 func TestOpenLoadWithoutServer(t *testing.T) {
-	addr, err := freeAddr()
+	// A port that is taken and not listened on, so that nobody else does.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
 	got, err := openLoad{addr: addr, request: request("GET", "/", ""), rate: 500, time: 100 * time.Millisecond, leave: time.Second, conns: 10}.run(context.Background())
 	if err != nil || got.due == 0 || got.failed != got.due {
 		t.Errorf("%d failed of %d: %v", got.failed, got.due, err)
