@@ -59,17 +59,28 @@ func (h *Health) Set(s State) {
 	}
 }
 
-// Live answers a liveness probe: 200 "OK" while Starting and Serving, else 503
-// and the state. GET and HEAD only, 405 for the rest.
-func (h *Health) Live(w http.ResponseWriter, r *http.Request) {
-	if !probe(w, r) {
-		return
-	}
-	if s := h.State(); s >= Draining {
-		answer(w, r, http.StatusServiceUnavailable, s.String())
-		return
-	}
-	answer(w, r, http.StatusOK, "OK")
+// Live returns what answers a liveness probe: 200 "OK" while Starting and
+// Serving, else 503 and the state. check is asked only while Serving; when it
+// gives a reason why this program had better be started anew, the answer is 503
+// and that. nil finds no fault. GET and HEAD only, 405 for the rest.
+func (h *Health) Live(check func() (reason string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !probe(w, r) {
+			return
+		}
+		s, reason := h.State(), ""
+		switch {
+		case s >= Draining:
+			reason = s.String()
+		case s == Serving && check != nil:
+			reason = check()
+		}
+		if reason != "" {
+			answer(w, r, http.StatusServiceUnavailable, reason)
+			return
+		}
+		answer(w, r, http.StatusOK, "OK")
+	})
 }
 
 // Ready returns what answers a readiness probe: 503 and the state unless

@@ -71,6 +71,16 @@ func TestSetTogether(t *testing.T) {
 	}
 }
 
+func TestLiveFindsFault(t *testing.T) {
+	h := health.New()
+	live := h.Live(func() string { return "stuck" })
+	probeBoth(t, live, http.StatusOK, "OK") // not asked while starting
+	h.Set(health.Serving)
+	probeBoth(t, live, http.StatusServiceUnavailable, "stuck")
+	h.Set(health.Draining)
+	probeBoth(t, live, http.StatusServiceUnavailable, "draining")
+}
+
 func TestLive(t *testing.T) {
 	for _, c := range []struct {
 		state  health.State
@@ -84,7 +94,7 @@ func TestLive(t *testing.T) {
 	} {
 		h := health.New()
 		h.Set(c.state)
-		probeBoth(t, http.HandlerFunc(h.Live), c.status, c.body)
+		probeBoth(t, h.Live(nil), c.status, c.body)
 	}
 }
 
@@ -186,6 +196,6 @@ func BenchmarkLive(b *testing.B) {
 	req := httptest.NewRequest(http.MethodGet, "/", nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		h.Live(httptest.NewRecorder(), req)
+		h.Live(nil).ServeHTTP(httptest.NewRecorder(), req)
 	}
 }
