@@ -44,7 +44,7 @@ func (w *Watchdog) handler() (http.Handler, error) {
 		}
 		admitted = authenticated
 	}
-	live, ready := http.HandlerFunc(w.health.Live), w.readyHandler()
+	live, ready := w.health.Live(nil), w.readyHandler()
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case contract.HealthPath:
