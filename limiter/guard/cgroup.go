@@ -208,10 +208,9 @@ func (m mount) holds(c *cgroup, own string) (dir string, ok bool) {
 		if below = strings.Trim(below, "/"); below != "" {
 			dir = strings.TrimPrefix(m.point+"/"+below, "./")
 		}
-		if fs.ValidPath(dir) { // not with .. in it
-			if info, err := fs.Stat(c.root, dir); err == nil && info.IsDir() {
-				return dir, true
-			}
+		// A name with .. in it is an error.
+		if info, err := fs.Stat(c.root, dir); err == nil && info.IsDir() {
+			return dir, true
 		}
 	}
 	return m.point, c.lists(m.point)

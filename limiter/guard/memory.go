@@ -52,12 +52,14 @@ func (m *memory) read(dst []sample) ([]sample, error) {
 }
 
 func (m *memory) appended(dst []sample) ([]sample, error) {
-	m.lowest = 0
 	all, err := m.levels(dst, m.level)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) && m.isMachine() {
 			total, available, err := m.machine()
-			return append(dst, sample{used: total - min(total, available), limit: total}), err
+			if err != nil {
+				return dst, err
+			}
+			return append(dst, sample{used: total - min(total, available), limit: total}), nil
 		}
 		return dst, err
 	}
@@ -99,7 +101,8 @@ func (m *memory) level(dir string, own bool) (s sample, err error) {
 		return s, fmt.Errorf("%s/memory.stat: no %s: %w", dir, inactive, errGarbage)
 	}
 	s.used -= min(s.used, cache)
-	if lowest, ok := field(stat, "hierarchical_memory_limit"); ok && own && !m.v2 {
+	if own {
+		lowest, _ := field(stat, "hierarchical_memory_limit") // version 1 has it
 		m.lowest = m.bounding(lowest)
 	}
 	return s, nil
