@@ -33,7 +33,7 @@ type runner func(w http.ResponseWriter, r *http.Request, exec, write time.Time) 
 //	/_/health, /_/ready        answered here, counted nowhere
 //	recover, log, metrics      observe
 //	JWT, when asked for        package auth of faas-middleware
-//	limiter                    admit
+//	limiter, guards            admit
 //	time limit, runner         run
 func (w *Watchdog) handler() (http.Handler, error) {
 	admitted := http.Handler(http.HandlerFunc(w.admit))
@@ -44,7 +44,7 @@ func (w *Watchdog) handler() (http.Handler, error) {
 		}
 		admitted = authenticated
 	}
-	live, ready := w.health.Live(nil), w.readyHandler()
+	live, ready := w.health.Live(w.stuck), w.readyHandler()
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case contract.HealthPath:
@@ -107,11 +107,19 @@ func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 		w.refuse(rw, r, http.StatusServiceUnavailable, contract.RejectDraining, "stopping; the request was not started\n")
 		return
 	}
-	if err := w.limiter.Acquire(r.Context()); err != nil {
+	switch err := w.guards.try(r.Context()); {
+	case err == nil:
+	case errors.Is(err, limiter.ErrFull):
 		w.refuse(rw, r, http.StatusTooManyRequests, contract.RejectInflight, w.fullAnswer)
 		return
+	case errors.Is(err, limiter.ErrOver):
+		reason, body := w.guards.refusal()
+		w.refuse(rw, r, http.StatusServiceUnavailable, string(reason), body)
+		return
+	default:
+		w.fail(w.response(rw), r, err) // the client left while it was held
 	}
-	defer w.limiter.Release()
+	defer w.leave()
 	start := time.Now()
 	w.invoke(rw, r, start)
 	w.service.observe(time.Since(start))
@@ -119,10 +127,7 @@ func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 
 // invoke runs an admitted request within its time and settles how it ended.
 func (w *Watchdog) invoke(rw http.ResponseWriter, r *http.Request, start time.Time) {
-	ww, _ := rw.(*response)
-	if ww == nil { // a middleware put a writer of its own around ours
-		ww = &response{ResponseWriter: rw, health: w.health}
-	}
+	ww := w.response(rw)
 	exec := deadline(start, w.cfg.ExecTimeout, r)
 	write := start.Add(w.cfg.WriteTimeout)
 	ww.started, ww.fromHandler = start, true
@@ -131,6 +136,21 @@ func (w *Watchdog) invoke(rw http.ResponseWriter, r *http.Request, start time.Ti
 	if err != nil {
 		w.fail(ww, r, err)
 	}
+}
+
+// response is the writer that observe made, or one around that of a middleware
+// between.
+func (w *Watchdog) response(rw http.ResponseWriter) *response {
+	if ww, ok := rw.(*response); ok {
+		return ww
+	}
+	return &response{ResponseWriter: rw, health: w.health}
+}
+
+// leave gives the slot of an invocation back.
+func (w *Watchdog) leave() {
+	w.guards.finished.Add(1)
+	w.limiter.Release()
 }
 
 // deadline is when an invocation's own time ends: exec_timeout, or the shorter

@@ -3,6 +3,8 @@ package watchdog
 import (
 	"net/http"
 	"time"
+
+	"github.com/weir-run/weir/limiter/guard"
 )
 
 // Mode is how a watchdog hands requests to its handler.
@@ -52,8 +54,29 @@ type Config struct {
 	ShutdownTimeout     time.Duration
 	KillGrace           time.Duration
 
-	// MaxInflight bounds the invocations that run at once; 0 or less is off.
-	MaxInflight int
+	// MaxInflight bounds the invocations that run at once; 0 or less is off,
+	// more than limiter.MaxLimit is that. With AutoInflight it is over 0 and
+	// the highest value of a limit that is found while serving.
+	MaxInflight  int
+	AutoInflight bool
+	// MaxQueue requests may wait for one of MaxInflight, which it needs;
+	// 0 refuses at once. QueueTimeout is the longest wait, 0 for no bound.
+	// While more than ReadyQueue wait, at most MaxQueue, the watchdog is not
+	// ready for more.
+	MaxQueue     int
+	QueueTimeout time.Duration
+	ReadyQueue   int
+
+	// MaxMemory, MaxFds, MaxPids and MinDisk are how far the four may be used
+	// before requests are refused; the zero Mark is off. DiskPath is a folder
+	// of the file system that MinDisk is about.
+	MaxMemory, MaxFds, MaxPids guard.Mark
+	MinDisk                    guard.Mark
+	DiskPath                   string
+	// StuckTimeout is how long one of them may be passed, with at most one
+	// request in flight, before liveness fails; 0 is for ever.
+	StuckTimeout time.Duration
+
 	// MaxBody bounds a request body in bytes, in every mode, and an answer
 	// where it is buffered; 0 is none. Modes that buffer have a bound of
 	// their own when it is 0: DefaultBufferedBody.
@@ -79,6 +102,8 @@ type Config struct {
 	LogCallID     bool
 	// LogFormat of the watchdog's own lines: "text" or "json".
 	LogFormat string
+	// LogDebug also logs each change of an adaptive limit.
+	LogDebug bool
 
 	JWTAuth      bool
 	JWTAuthDebug bool

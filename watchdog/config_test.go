@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/limiter/guard"
 )
 
 // fromEnv is FromEnv, and the proof that it leaves the environment of this
@@ -33,17 +35,30 @@ func mustConfig(t testing.TB, program Mode, environ ...string) Config {
 	return cfg
 }
 
+func mark(t testing.TB, parse func(string) (guard.Mark, error)) func(string) guard.Mark {
+	return func(text string) guard.Mark {
+		m, err := parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+}
+
 func TestDefaults(t *testing.T) {
+	use, free := mark(t, guard.ParseUse), mark(t, guard.ParseFree)
 	streaming := Config{
 		Mode: ModeStreaming, Command: []string{"cat"},
 		Port: 8080, MetricsPort: 8081, StaticPath: "/home/app/public",
 		ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
 		HealthcheckInterval: 5 * time.Second, ShutdownTimeout: 30 * time.Second, KillGrace: 5 * time.Second,
 		ContentType: "application/octet-stream", CGIHeaders: true,
+		QueueTimeout: 30 * time.Second, MaxMemory: use("90%"), MaxFds: use("90%"), MaxPids: use("90%"),
+		MinDisk: free("1%"), DiskPath: "/tmp",
 		PrefixLogs: true, LogBufferSize: 65536, LogFormat: "text", CombineOutput: true, LockPath: "/tmp/.lock",
 	}
 	classic := streaming
-	classic.Mode, classic.ExecTimeout, classic.ContentType = ModeClassic, 0, ""
+	classic.Mode, classic.ExecTimeout, classic.QueueTimeout, classic.ContentType = ModeClassic, 0, 0, ""
 	static := streaming
 	static.Mode, static.Command = ModeStatic, nil
 	inproc := static
@@ -88,6 +103,7 @@ func TestDefaults(t *testing.T) {
 // TestEverySetting sets each variable in both spellings, and sees the
 // capitals win.
 func TestEverySetting(t *testing.T) {
+	use, free := mark(t, guard.ParseUse), mark(t, guard.ParseFree)
 	get := func(c Config, field string) any { return reflect.ValueOf(c).FieldByName(field).Interface() }
 	for _, c := range []struct {
 		name, field  string
@@ -110,6 +126,18 @@ func TestEverySetting(t *testing.T) {
 		{"shutdown_timeout", "ShutdownTimeout", "0s", "90", time.Duration(0), 90 * time.Second, nil},
 		{"kill_grace", "KillGrace", "0", "100ms", time.Duration(0), 100 * time.Millisecond, nil},
 		{"max_inflight", "MaxInflight", "64", "-1", 64, -1, nil},
+		{"max_inflight", "MaxInflight", "auto:7", "auto", 7, 1000, nil},
+		{"max_inflight", "AutoInflight", "auto:1", "8", true, false, nil},
+		{"max_queue", "MaxQueue", "5", "0", 5, 0, []string{"max_inflight=1"}},
+		{"queue_timeout", "QueueTimeout", "0", "2m", time.Duration(0), 2 * time.Minute, nil},
+		{"ready_queue", "ReadyQueue", "8", "0", 8, 0, []string{"max_inflight=auto", "max_queue=8"}},
+		{"max_memory", "MaxMemory", "87.5%", "200Mi", use("87.5%"), use("200Mi"), nil},
+		{"max_fds", "MaxFds", "900", "off", use("900"), guard.Mark{}, nil},
+		{"max_pids", "MaxPids", "100%", "1", use("100%"), use("1"), nil},
+		{"min_disk", "MinDisk", "256Mi", "5%", free("256Mi"), free("5%"), nil},
+		{"disk_path", "DiskPath", "/data", "x", "/data", "x", nil},
+		{"stuck_timeout", "StuckTimeout", "5m", "off", 5 * time.Minute, time.Duration(0), nil},
+		{"log_level", "LogDebug", "debug", "info", true, false, nil},
 		{"max_body", "MaxBody", "512Mi", "1G", int64(512 << 20), int64(1e9), nil},
 		{"http_buffer_req_body", "BufferHTTP", "true", "false", true, false, nil},
 		{"buffer_http", "BufferHTTP", "1", "0", true, false, nil},
@@ -156,7 +184,7 @@ func TestEverySetting(t *testing.T) {
 				}
 			}
 			switch c.field {
-			case "Command", "UpstreamURL", "Mode", "JWTAuth":
+			case "Command", "UpstreamURL", "Mode", "JWTAuth", "ReadyQueue":
 				return // empty is not a valid Config, or changes what else is
 			}
 			got := mustConfig(t, ModeStreaming, append(slices.Clone(base), lower, capital, strings.ToUpper(lower)+c.value)...)
@@ -213,6 +241,27 @@ func TestDerivedDefaults(t *testing.T) {
 	}
 }
 
+func TestDerivedDefaultsOfTheQueue(t *testing.T) {
+	for _, e := range []struct {
+		environ []string
+		timeout time.Duration
+		ready   int
+		disk    string
+	}{
+		{nil, 30 * time.Second, 0, "/tmp"},
+		{[]string{"exec_timeout=2s", "max_queue=4", "TMPDIR=/run"}, 2 * time.Second, 2, "/run"},
+		{[]string{"exec_timeout=0", "max_queue=1"}, 0, 0, "/tmp"},
+		{[]string{"mode=classic", "max_queue=9"}, 0, 4, "/tmp"},
+		{[]string{"queue_timeout=0", "max_queue=4", "ready_queue=0", "TMPDIR=/run", "disk_path=/"}, 0, 0, "/"},
+		{[]string{"queue_timeout=90", "max_queue=4", "ready_queue=4"}, 90 * time.Second, 4, "/tmp"},
+	} {
+		c := mustConfig(t, ModeStreaming, append(e.environ, "fprocess=a", "max_inflight=1")...)
+		if c.QueueTimeout != e.timeout || c.ReadyQueue != e.ready || c.DiskPath != e.disk {
+			t.Errorf("%q: %s, %d, %s", e.environ, c.QueueTimeout, c.ReadyQueue, c.DiskPath)
+		}
+	}
+}
+
 // TestNotOurs: an image's own variables, Kubernetes' service links, and the
 // environment of this process are not settings.
 func TestNotOurs(t *testing.T) {
@@ -226,7 +275,7 @@ func TestNotOurs(t *testing.T) {
 		"PORT=3000", "MODE=production", "MAX_INFLIGHT=7", "EXEC_TIMEOUT=junk", "Port=1", "CONTENT_TYPE=text/html",
 		"WATCHDOG_PORT=tcp://10.0.0.1:80", "WATCHDOG_METRICS_PORT=udp://10.0.0.1:81",
 		"WATCHDOG_PORT_80_TCP=tcp://10.0.0.1:80", "WATCHDOG_SERVICE_PORT=80",
-		"max_queue=nonsense", "unheard_of=1", "WATCHDOG_UNHEARD_OF=1", "no equals sign", "=odd", "")
+		"max_requests=nonsense", "unheard_of=1", "WATCHDOG_UNHEARD_OF=1", "no equals sign", "=odd", "")
 	if c.Port != 8080 || c.MetricsPort != 8081 || c.Mode != ModeStreaming || c.MaxInflight != 0 ||
 		c.ExecTimeout != 30*time.Second || c.ContentType != "application/octet-stream" {
 		t.Errorf("got %+v", c)

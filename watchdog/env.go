@@ -41,6 +41,9 @@ func FromEnv(environ []string, program Mode) (Config, error) {
 	cfg := v.config()
 	cfg.Environ = slices.Clone(environ)
 	cfg.LockPath = LockPath(environ)
+	if !v.DiskPath.given {
+		cfg.DiskPath = tempFolder(environ)
+	}
 	cfg.FunctionName = env["OPENFAAS_NAME"]
 	if cfg.JWTAuth {
 		cfg.FunctionNamespace = namespace(env, namespaceFile)
@@ -195,6 +198,13 @@ func faults(v *values, cfg *Config, found map[string]reading, program Mode) erro
 	}
 	if told["mode"] {
 		cfg.Mode = ModeInproc // which needs nothing: what an unknown mode lacks is not known
+	}
+	// Nor is what a number was to be that is none.
+	if told["max_inflight"] {
+		cfg.MaxInflight, cfg.AutoInflight = 1, false
+	}
+	if told["max_queue"] || told["ready_queue"] {
+		cfg.ReadyQueue = 0
 	}
 	cfg.check(bad)
 	return errors.Join(all...)

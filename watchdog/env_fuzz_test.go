@@ -20,6 +20,8 @@ func FuzzFromEnv(f *testing.F) {
 		"mode=static\nstatic_path=/x\nmax_body=1Gi\nhealthcheck_interval=0",
 		"fprocess=\"\nwrite_timeout=0\nport=8081\nlog_format=xml\njwt_auth=1",
 		"mode=http\nupstream_url=unix:///x\nbuffer_http=0\nhttp_buffer_req_body=1",
+		"fprocess=a\nmax_inflight=auto:64\nmax_queue=8\nready_queue=3\nqueue_timeout=0\nlog_level=debug",
+		"fprocess=a\nmax_inflight=1\nmax_queue=-1\nmax_memory=120%\nmin_disk=1%\nmax_fds=off\nmax_pids=1e3\nstuck_timeout=off",
 		"exec_timeout=9223372036854775807\nread_timeout=-1ns\nmax_inflight=-2147483648",
 	} {
 		f.Add(seed, uint8(0))

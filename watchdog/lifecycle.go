@@ -29,6 +29,7 @@ func (w *Watchdog) serve(ctx context.Context) error {
 	if w.ReapOrphans {
 		defer process.Withstand()()
 	}
+	defer w.guard()()
 	serving := make(chan error, 2)
 	go func() { serving <- w.server.Serve(w.listener) }()
 	go func() { serving <- w.metricsServer.Serve(w.metricsListen) }()

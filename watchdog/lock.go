@@ -12,14 +12,17 @@ import (
 
 // LockPath is where a watchdog with this environment writes its lock file:
 // .lock in TMPDIR, or in /tmp.
-func LockPath(environ []string) string {
+func LockPath(environ []string) string { return filepath.Join(tempFolder(environ), ".lock") }
+
+// tempFolder is TMPDIR, or /tmp.
+func tempFolder(environ []string) string {
 	dir := "/tmp"
 	for _, kv := range environ {
 		if v, ok := strings.CutPrefix(kv, "TMPDIR="); ok && v != "" {
 			dir = v
 		}
 	}
-	return filepath.Join(dir, ".lock")
+	return dir
 }
 
 // Locked says whether the lock file is there: some watchdog accepts requests.

@@ -29,6 +29,9 @@ func (w *Watchdog) ready(r *http.Request) (status int, reason string) {
 
 // hasRoom says whether the next request would be admitted.
 func (w *Watchdog) hasRoom() (status int, reason string) {
+	if reason := w.guards.full(); reason != "" {
+		return http.StatusServiceUnavailable, reason
+	}
 	if w.limiter.Met() {
 		return http.StatusTooManyRequests, "max_inflight reached"
 	}

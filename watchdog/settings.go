@@ -48,7 +48,16 @@ type values struct {
 	HealthcheckInterval duration `split_words:"true"`
 	ShutdownTimeout     duration `split_words:"true"`
 	KillGrace           duration `split_words:"true"`
-	MaxInflight         number   `split_words:"true"`
+	MaxInflight         inflight `split_words:"true"`
+	MaxQueue            number   `split_words:"true"`
+	QueueTimeout        duration `split_words:"true"`
+	ReadyQueue          number   `split_words:"true"`
+	MaxMemory           use      `split_words:"true"`
+	MaxFds              use      `split_words:"true"`
+	MaxPids             use      `split_words:"true"`
+	MinDisk             free     `split_words:"true"`
+	DiskPath            text     `split_words:"true"`
+	StuckTimeout        patience `split_words:"true"`
 	MaxBody             size     `split_words:"true"`
 	HTTPBufferReqBody   toggle   `split_words:"true"`
 	ContentType         text     `split_words:"true"`
@@ -59,6 +68,7 @@ type values struct {
 	LogBufferSize       number   `split_words:"true"`
 	LogCallid           toggle   `split_words:"true"`
 	LogFormat           text     `split_words:"true"`
+	LogLevel            level    `split_words:"true"`
 	JWTAuth             toggle   `split_words:"true"`
 	JWTAuthDebug        toggle   `split_words:"true"`
 	JWTAuthLocal        toggle   `split_words:"true"`
@@ -138,8 +148,53 @@ var settings = []setting{
 	},
 	{
 		names: []string{"max_inflight"}, def: "0",
-		meaning: "Invocations that may run at once; one more is answered 429. 0 or less is no bound.",
+		meaning: "Invocations that may run at once; one more waits if there is a queue, else it is answered 429. `auto:64` finds the limit by itself and stays at or below 64; `auto` is `auto:1000`. 0 or less is no bound.",
 		field:   func(v *values) field { return &v.MaxInflight },
+	},
+	{
+		names: []string{"max_queue"}, def: "0",
+		meaning: "Requests that may wait for one of `max_inflight`, first come first served; one more is answered 503. 0 lets none wait.",
+		field:   func(v *values) field { return &v.MaxQueue },
+	},
+	{
+		names: []string{"queue_timeout"}, derived: "`exec_timeout`",
+		meaning: "Longest wait, then 503; 0 is no bound. A request may ask for less by `X-Timeout`, which counts from its arrival.",
+		field:   func(v *values) field { return &v.QueueTimeout },
+	},
+	{
+		names: []string{"ready_queue"}, derived: "half of `max_queue`",
+		meaning: "With a queue, `/_/ready` answers 429 while more than this many wait.",
+		field:   func(v *values) field { return &v.ReadyQueue },
+	},
+	{
+		names: []string{"max_memory"}, def: "90%",
+		meaning: "Refuse above this share of the memory limit, or above so much: `200Mi`; `off`.",
+		field:   func(v *values) field { return &v.MaxMemory },
+	},
+	{
+		names: []string{"max_fds"}, def: "90%",
+		meaning: "Refuse above this share of the descriptors that the handler or the watchdog may have open, or above so many: `900`; `off`.",
+		field:   func(v *values) field { return &v.MaxFds },
+	},
+	{
+		names: []string{"max_pids"}, def: "90%",
+		meaning: "Refuse above this share of the processes and threads that there may be, or above so many: `900`; `off`.",
+		field:   func(v *values) field { return &v.MaxPids },
+	},
+	{
+		names: []string{"min_disk"}, def: "1%",
+		meaning: "Refuse below this share of free bytes or inodes, or below so many bytes: `256Mi`; `off`.",
+		field:   func(v *values) field { return &v.MinDisk },
+	},
+	{
+		names: []string{"disk_path"}, derived: "`TMPDIR`, or `/tmp`",
+		meaning: "A folder of the file system that `min_disk` is about.",
+		field:   func(v *values) field { return &v.DiskPath },
+	},
+	{
+		names: []string{"stuck_timeout"}, def: "off",
+		meaning: "Liveness fails when one of the four marks above has been passed for this long with at most one request in flight, so that a handler that leaks is restarted; `off` or 0 never.",
+		field:   func(v *values) field { return &v.StuckTimeout },
 	},
 	{
 		names: []string{"max_body"}, def: "0",
@@ -190,6 +245,11 @@ var settings = []setting{
 		names: []string{"log_format"}, def: "text",
 		meaning: "Form of the watchdog's own lines: `text` or `json`.",
 		field:   func(v *values) field { return &v.LogFormat },
+	},
+	{
+		names: []string{"log_level"}, def: "info",
+		meaning: "`debug` also logs each change of an `auto` limit.",
+		field:   func(v *values) field { return &v.LogLevel },
 	},
 	{
 		names: []string{"jwt_auth"}, def: "false",
@@ -259,11 +319,15 @@ func (v *values) config() Config {
 		UpstreamURL: v.HTTPUpstreamURL.val, StaticPath: v.StaticPath.val,
 		ReadTimeout: v.ReadTimeout.val, WriteTimeout: v.WriteTimeout.val, ExecTimeout: v.ExecTimeout.val,
 		HealthcheckInterval: v.HealthcheckInterval.val, ShutdownTimeout: v.ShutdownTimeout.val, KillGrace: v.KillGrace.val,
-		MaxInflight: v.MaxInflight.val, MaxBody: v.MaxBody.val, BufferHTTP: v.HTTPBufferReqBody.val,
+		MaxInflight: v.MaxInflight.val.limit, AutoInflight: v.MaxInflight.val.auto,
+		MaxQueue: v.MaxQueue.val, QueueTimeout: v.QueueTimeout.val, ReadyQueue: v.ReadyQueue.val,
+		MaxMemory: v.MaxMemory.val, MaxFds: v.MaxFds.val, MaxPids: v.MaxPids.val,
+		MinDisk: v.MinDisk.val, DiskPath: v.DiskPath.val, StuckTimeout: v.StuckTimeout.val,
+		MaxBody: v.MaxBody.val, BufferHTTP: v.HTTPBufferReqBody.val,
 		ContentType: v.ContentType.val, CGIHeaders: v.CGIHeaders.val,
 		SuppressLock: v.SuppressLock.val, ReadyPath: v.ReadyPath.val,
 		PrefixLogs: v.PrefixLogs.val, LogBufferSize: v.LogBufferSize.val,
-		LogCallID: v.LogCallid.val, LogFormat: v.LogFormat.val,
+		LogCallID: v.LogCallid.val, LogFormat: v.LogFormat.val, LogDebug: v.LogLevel.val,
 		JWTAuth: v.JWTAuth.val, JWTAuthDebug: v.JWTAuthDebug.val, JWTAuthLocal: v.JWTAuthLocal.val,
 		CombineOutput: v.CombineOutput.val, WriteDebug: v.WriteDebug.val,
 		DebugHeaders: v.DebugHeaders.val, MarshalRequest: v.MarshalRequest.val,
@@ -273,6 +337,12 @@ func (v *values) config() Config {
 	}
 	if !v.ShutdownTimeout.given {
 		c.ShutdownTimeout = c.WriteTimeout
+	}
+	if !v.QueueTimeout.given {
+		c.QueueTimeout = c.ExecTimeout
+	}
+	if !v.ReadyQueue.given {
+		c.ReadyQueue = max(0, c.MaxQueue) / 2
 	}
 	if c.Mode == ModeStatic || c.Mode == ModeInproc {
 		c.Command = nil
@@ -284,6 +354,6 @@ func (v *values) config() Config {
 // command, an upstream or a handler are valid only once they have it.
 func Defaults(m Mode) Config {
 	c := defaultsFor(m).config()
-	c.LockPath = LockPath(nil)
+	c.LockPath, c.DiskPath = LockPath(nil), tempFolder(nil)
 	return c
 }

@@ -187,6 +187,8 @@ expected, one a line.
   (` + "`500ms`, `1m30s`" + `). Not negative.
 - **bytes**: a whole number, alone or with ` + "`Ki`, `Mi`, `Gi`, `Ti` (powers of 1024), `k`, `M`, `G`, `T`" + `
   (powers of 1000).
+- **mark**: a share of the limit (` + "`90%`, `87.5%`" + `), a number as of bytes
+  (` + "`200Mi`, `900`" + `), or ` + "`off`" + `.
 - **command**: words as a POSIX shell splits them; quotes and backslash work,
   variables, globs and operators do not. For those: ` + "`sh -c '…'`" + `.
 

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/weir-run/weir/limiter/guard"
 )
 
 // A Fault is one thing that is wrong with a configuration.
@@ -59,6 +61,10 @@ func (c *Config) check(bad report) {
 	c.checkMode(bad)
 	c.checkPorts(bad)
 	c.checkTimes(bad)
+	c.checkQueue(bad)
+	if c.MinDisk != (guard.Mark{}) && c.DiskPath == "" {
+		bad("disk_path", "", "a folder, unless min_disk is off")
+	}
 	if c.MaxBody < 0 {
 		bad("max_body", strconv.FormatInt(c.MaxBody, 10), "a number of bytes, not negative")
 	}
@@ -169,6 +175,7 @@ func (c *Config) checkTimes(bad report) {
 	}{
 		{"read_timeout", c.ReadTimeout}, {"write_timeout", c.WriteTimeout}, {"exec_timeout", c.ExecTimeout},
 		{"healthcheck_interval", c.HealthcheckInterval}, {"shutdown_timeout", c.ShutdownTimeout}, {"kill_grace", c.KillGrace},
+		{"queue_timeout", c.QueueTimeout}, {"stuck_timeout", c.StuckTimeout},
 	} {
 		if t.d < 0 || t.d > maxDuration {
 			bad(t.name, t.d.String(), "a duration that is not negative")
@@ -176,5 +183,23 @@ func (c *Config) checkTimes(bad report) {
 	}
 	if c.WriteTimeout == 0 {
 		bad("write_timeout", "0s", "a duration over 0")
+	}
+}
+
+// checkQueue says what does not go together: where nothing is bound nothing
+// waits, and readiness cannot wait for more than there is room for.
+func (c *Config) checkQueue(bad report) {
+	if c.AutoInflight && c.MaxInflight < 1 {
+		bad("max_inflight", "auto:"+strconv.Itoa(c.MaxInflight), "a highest limit over 0")
+	}
+	switch {
+	case c.MaxQueue < 0:
+		bad("max_queue", strconv.Itoa(c.MaxQueue), "a number that is not negative")
+		return
+	case c.MaxQueue > 0 && c.MaxInflight <= 0:
+		bad("max_queue", strconv.Itoa(c.MaxQueue), "max_inflight beside it, because without a limit nothing waits")
+	}
+	if c.ReadyQueue < 0 || c.ReadyQueue > c.MaxQueue {
+		bad("ready_queue", strconv.Itoa(c.ReadyQueue), "a number from 0 to max_queue")
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/limiter/guard"
 )
 
 // TestFaults: each bad value alone is exactly one fault, which names the
@@ -49,6 +51,30 @@ func TestFaults(t *testing.T) {
 		{"max_inflight", "many", aNumber},
 		{"max_inflight", "1.5", aNumber},
 		{"max_inflight", "2147483648", aNumber},
+		{"max_inflight", "auto:0", "auto:64 with a number over 0"},
+		{"max_inflight", "auto:x", "auto:64 with a number over 0"},
+		{"max_inflight", "auto:-1", "auto:64 with a number over 0"},
+		{"max_inflight", "auto:", "auto:64 with a number over 0"},
+		{"max_inflight", "auto:2147483648", "auto:64 with a number over 0"},
+		{"max_inflight", "Auto", "auto:64 with a number over 0"},
+		{"max_inflight", "automatic", aNumber},
+		{"max_queue", "4", "max_inflight beside it"},
+		{"WATCHDOG_MAX_QUEUE", "-4", "not negative"},
+		{"max_queue", "some", aNumber},
+		{"ready_queue", "1", "a number from 0 to max_queue"},
+		{"ready_queue", "-1", "a number from 0 to max_queue"},
+		{"ready_queue", "half", aNumber},
+		{"queue_timeout", "-1s", aDuration},
+		{"queue_timeout", "off", aDuration},
+		{"max_memory", "120%", "a share such as 90%, a size such as 200Mi, or off"},
+		{"max_memory", "0", "a share such as 90%"},
+		{"max_fds", "-1", "a share such as 90%"},
+		{"WATCHDOG_MAX_PIDS", "0%", "a share such as 90%"},
+		{"min_disk", "-1", "a share such as 1%"},
+		{"min_disk", "101%", "a share such as 1%"},
+		{"stuck_timeout", "never", "or off"},
+		{"stuck_timeout", "-1", "or off"},
+		{"log_level", "trace", "info or debug"},
 		{"max_body", "-1", aSize},
 		{"max_body", "1.5Gi", aSize},
 		{"max_body", "1GiB", aSize},
@@ -132,6 +158,24 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// TestQueueFaults: what does not go together, one fault for each cause.
+func TestQueueFaults(t *testing.T) {
+	for _, c := range []struct{ environ, want string }{
+		{"max_queue=4 max_inflight=0", `max_queue="4": expected max_inflight beside it, because without a limit nothing waits`},
+		{"max_queue=4 max_inflight=-1 ready_queue=2", `max_queue="4": expected max_inflight beside it, because without a limit nothing waits`},
+		{"max_queue=4 max_inflight=1 ready_queue=5", `ready_queue="5": expected a number from 0 to max_queue`},
+		{"max_queue=4 max_inflight=many ready_queue=2", `max_inflight="many": expected a whole number of at most 2147483647, auto, or auto:64 with a number over 0`},
+		{"max_queue=many max_inflight=1 ready_queue=2", `max_queue="many": expected a whole number of at most 2147483647`},
+		{"max_queue=-1 max_inflight=1 ready_queue=2", `max_queue="-1": expected a number that is not negative`},
+		{"max_queue=4 max_inflight=1 ready_queue=two", `ready_queue="two": expected a whole number of at most 2147483647`},
+	} {
+		_, err := fromEnv(t, ModeStreaming, append(strings.Fields(c.environ), "fprocess=cat")...)
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s:\ngot  %v\nwant %s", c.environ, err, c.want)
+		}
+	}
+}
+
 // TestMissing: what a mode needs and has not.
 func TestMissing(t *testing.T) {
 	for _, c := range []struct {
@@ -200,6 +244,15 @@ func TestValidate(t *testing.T) {
 	err := c.Validate()
 	if err == nil || len(faultsOf(t, err)) != 6 {
 		t.Errorf("got %v", err)
+	}
+	c = Defaults(ModeStatic)
+	c.AutoInflight, c.MaxQueue, c.ReadyQueue, c.DiskPath, c.StuckTimeout = true, 1, 2, "", -1
+	if err := c.Validate(); err == nil || len(faultsOf(t, err)) != 5 {
+		t.Errorf("got %v", err)
+	}
+	c.AutoInflight, c.MaxInflight, c.ReadyQueue, c.MinDisk, c.StuckTimeout = false, 1, 1, guard.Mark{}, 0
+	if err := c.Validate(); err != nil {
+		t.Errorf("without a disk to look at: %v", err)
 	}
 	c = Defaults(ModeStatic)
 	c.StaticPath = ""

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weir-run/weir/limiter/guard"
 	"github.com/weir-run/weir/watchdog/process"
 )
 
@@ -42,7 +43,18 @@ type (
 	number   struct{ parsed[int] }
 	size     struct{ parsed[int64] }
 	duration struct{ parsed[time.Duration] }
+	inflight struct{ parsed[concurrency] }
+	use      struct{ parsed[guard.Mark] }    // how much may be used
+	free     struct{ parsed[guard.Mark] }    // how much must stay free
+	patience struct{ parsed[time.Duration] } // 0: for ever
+	level    struct{ parsed[bool] }          // true: debug
 )
+
+// concurrency is what max_inflight says.
+type concurrency struct {
+	limit int
+	auto  bool
+}
 
 func (v *text) Set(s string) error     { v.read(s, parseText); return nil }
 func (v *command) Set(s string) error  { v.read(s, parseCommand); return nil }
@@ -50,6 +62,11 @@ func (v *toggle) Set(s string) error   { v.read(s, parseToggle); return nil }
 func (v *number) Set(s string) error   { v.read(s, parseNumber); return nil }
 func (v *size) Set(s string) error     { v.read(s, parseSize); return nil }
 func (v *duration) Set(s string) error { v.read(s, parseDuration); return nil }
+func (v *inflight) Set(s string) error { v.read(s, parseInflight); return nil }
+func (v *use) Set(s string) error      { v.read(s, guard.ParseUse); return nil }
+func (v *free) Set(s string) error     { v.read(s, guard.ParseFree); return nil }
+func (v *patience) Set(s string) error { v.read(s, parsePatience); return nil }
+func (v *level) Set(s string) error    { v.read(s, parseLevel); return nil }
 
 func (*text) kind() string     { return "text" }
 func (*command) kind() string  { return "command" }
@@ -57,6 +74,11 @@ func (*toggle) kind() string   { return "bool" }
 func (*number) kind() string   { return "number" }
 func (*size) kind() string     { return "bytes" }
 func (*duration) kind() string { return "duration" }
+func (*inflight) kind() string { return "number or auto" }
+func (*use) kind() string      { return "mark" }
+func (*free) kind() string     { return "mark" }
+func (*patience) kind() string { return "duration" }
+func (*level) kind() string    { return "text" }
 
 func parseText(s string) (string, error) { return s, nil }
 
@@ -87,6 +109,42 @@ func parseNumber(s string) (int, error) {
 		return 0, errors.New("a whole number of at most 2147483647")
 	}
 	return int(v), nil
+}
+
+// autoHighest is the bound of max_inflight=auto: far above what one container
+// runs, and low enough that its connections fit into most descriptor limits.
+const autoHighest = 1000
+
+// parseInflight takes a number, auto, or auto and its bound.
+func parseInflight(s string) (concurrency, error) {
+	if s == "auto" {
+		return concurrency{autoHighest, true}, nil
+	}
+	digits, auto := strings.CutPrefix(s, "auto:")
+	n, err := parseNumber(digits)
+	if err != nil || auto && n < 1 {
+		return concurrency{}, errors.New("a whole number of at most 2147483647, auto, or auto:64 with a number over 0")
+	}
+	return concurrency{n, auto}, nil
+}
+
+// parsePatience takes what parseDuration does, and off for 0.
+func parsePatience(s string) (time.Duration, error) {
+	if s == "off" {
+		return 0, nil
+	}
+	d, err := parseDuration(s)
+	if err != nil {
+		err = errors.New(err.Error() + ", or off")
+	}
+	return d, err
+}
+
+func parseLevel(s string) (debug bool, err error) {
+	if s != "info" && s != "debug" {
+		return false, errors.New("info or debug")
+	}
+	return s == "debug", nil
 }
 
 var sizeUnits = []struct {

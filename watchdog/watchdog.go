@@ -83,6 +83,7 @@ type Watchdog struct {
 	cfg     Config
 	health  *health.Health
 	limiter *limiter.Limiter
+	guards  *guards
 	metrics *metrics
 	service serviceTime
 	lines   *lines
@@ -150,6 +151,7 @@ func (w *Watchdog) Listen() error {
 
 func (w *Watchdog) listen() error {
 	w.reaper = process.NewReaper(w.ReapOrphans)
+	w.guards = w.newGuards()
 	w.metrics = newMetrics(gauges{
 		limiter: w.limiter,
 		ready: func() bool {

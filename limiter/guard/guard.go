@@ -189,8 +189,12 @@ func (v Verdict) Learning() bool { return v&verdictLearning != 0 }
 func (g *Guard) Verdict() Verdict { return Verdict(g.verdict.Load()) }
 
 // Await waits until the verdict has been formed anew, which it asks for, or
-// ctx ends; then it returns the cause.
+// ctx ends; then it returns the cause. Without a guard that looks ahead there
+// is nothing to wait for.
 func (g *Guard) Await(ctx context.Context) error {
+	if len(g.groups[0].watches) == 0 {
+		return nil
+	}
 	g.mu.Lock()
 	if g.renewed == nil {
 		g.renewed = make(chan struct{})
