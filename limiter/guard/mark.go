@@ -60,12 +60,13 @@ func parsePercent(text string) (float64, bool) {
 
 func notDecimal(r rune) bool { return r != '.' && (r < '0' || r > '9') }
 
+// units from the largest down, so that String finds the shortest text.
 var units = []struct {
 	suffix string
 	factor uint64
 }{
-	{"Ti", 1 << 40}, {"Gi", 1 << 30}, {"Mi", 1 << 20}, {"Ki", 1 << 10},
-	{"T", 1e12}, {"G", 1e9}, {"M", 1e6}, {"k", 1e3}, {"K", 1e3},
+	{"Ti", 1 << 40}, {"T", 1e12}, {"Gi", 1 << 30}, {"G", 1e9}, {"Mi", 1 << 20}, {"M", 1e6},
+	{"Ki", 1 << 10}, {"k", 1e3}, {"K", 1e3},
 }
 
 // parseAbsolute takes what the watchdog's other sizes take, except 0.
