@@ -113,8 +113,7 @@ func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 		w.refuse(rw, r, http.StatusTooManyRequests, contract.RejectInflight, w.fullAnswer)
 		return
 	case errors.Is(err, limiter.ErrOver):
-		reason, body := w.guards.refusal()
-		w.refuse(rw, r, http.StatusServiceUnavailable, string(reason), body)
+		w.refuseGuarded(rw, r)
 		return
 	default:
 		w.fail(w.response(rw), r, err) // the client left while it was held
@@ -198,6 +197,12 @@ func (w *Watchdog) refuse(rw http.ResponseWriter, r *http.Request, status int, r
 	_, _ = rw.Write([]byte(body))
 }
 
+// refuseGuarded is refuse for what the guards do not let run.
+func (w *Watchdog) refuseGuarded(rw http.ResponseWriter, r *http.Request) {
+	reason, body := w.guards.refusal()
+	w.refuse(rw, r, http.StatusServiceUnavailable, string(reason), body)
+}
+
 // worthReading is the longest body that is read, and dropped, before a refusal
 // goes out, so that the connection can be kept.
 const worthReading = 64 << 10
@@ -227,6 +232,10 @@ func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
 		ww.Header()["Connection"] = closeValue
 	}
 	ww.Header().Del("Trailer")
+	if errors.Is(err, limiter.ErrOver) { // held until the handler started
+		w.refuseGuarded(ww, r)
+		return
+	}
 	if errors.Is(err, errStarting) {
 		w.refuse(ww, r, http.StatusServiceUnavailable, contract.RejectQueue, body)
 		return

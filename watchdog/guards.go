@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ import (
 type guards struct {
 	*guard.Guard
 	limiter *limiter.Limiter
+	gate    *gate // nil unless the handler has to start
 	// stuckAfter is stuck_timeout; 0 is off.
 	stuckAfter time.Duration
 
@@ -36,7 +38,7 @@ func (w *Watchdog) newGuards() *guards {
 	g.Log = w.lines.printf
 	g.Handler = func() int { return int(w.childPID.Load()) }
 	g.Load = func() guard.Load {
-		running := g.limiter.Running()
+		running := g.running()
 		if running > 1 {
 			g.busy.Store(time.Now().UnixNano())
 		}
@@ -72,13 +74,36 @@ const (
 	maxHeld   = 128
 )
 
+// running is how many the handler has.
+func (g *guards) running() int {
+	n := g.limiter.Running()
+	if g.gate != nil {
+		n -= int(g.gate.early.Load())
+	}
+	return max(0, n)
+}
+
 // try takes a free slot if the guards let one more run: nil,
 // limiter.ErrFull, limiter.ErrOver, or context.Canceled for a client that left
-// meanwhile. While the guard knows too little to let more run, the request is
-// held for the samples that tell more.
+// meanwhile.
 func (g *guards) try(ctx context.Context) error {
+	if g.gate != nil && !g.gate.opened.Load() {
+		return g.limiter.Try(math.MaxInt) // asked when the gate opens
+	}
 	v := g.Verdict()
 	err := g.limiter.Try(v.Most())
+	if err == limiter.ErrOver && v.Learning() {
+		err = g.attempt(ctx, g.limiter.Try)
+	}
+	return err
+}
+
+// attempt asks admit with the number of requests that may run, until the
+// answer is not limiter.ErrOver. While the guard knows too little to let more
+// run, the request is held for the samples that tell more.
+func (g *guards) attempt(ctx context.Context, admit func(most int) error) error {
+	v := g.Verdict()
+	err := admit(v.Most())
 	if err != limiter.ErrOver || !v.Learning() {
 		return err
 	}
@@ -97,7 +122,7 @@ func (g *guards) try(ctx context.Context) error {
 			return err
 		}
 		v = g.Verdict()
-		err = g.limiter.Try(v.Most())
+		err = admit(v.Most())
 	}
 	return err
 }
@@ -106,7 +131,7 @@ func (g *guards) try(ctx context.Context) error {
 // gives it back when they do not let it be used: nil, limiter.ErrOver, or
 // context.Canceled.
 func (g *guards) confirm(ctx context.Context) error {
-	if g.limiter.Running() <= g.Verdict().Most() {
+	if g.running() <= g.Verdict().Most() {
 		return nil
 	}
 	g.limiter.Release()
@@ -120,7 +145,7 @@ func (g *guards) confirm(ctx context.Context) error {
 // full says why the next request would be refused, "" when it would not.
 func (g *guards) full() string {
 	v := g.Verdict()
-	if g.limiter.Running() < v.Most() || v.Learning() {
+	if g.running() < v.Most() || v.Learning() {
 		return ""
 	}
 	if r, _, ok := g.Tripped(); ok && r == v.Resource() {

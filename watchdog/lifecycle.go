@@ -194,7 +194,7 @@ func (w *Watchdog) die() {
 	w.unlock()
 	w.closed.Store(true)
 	if w.starting != nil {
-		w.starting.pass()
+		w.starting.abandon()
 	}
 	w.listener.finish()
 	w.awaitQuiet(dyingAnswers)

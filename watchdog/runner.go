@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-run/weir/limiter"
 	"github.com/weir-run/weir/watchdog/fork"
 	"github.com/weir-run/weir/watchdog/proxy"
 )
@@ -29,7 +30,8 @@ func (w *Watchdog) newRunner() (runner, error) {
 			p.MaxBody = w.buffered()
 		}
 		w.proxy = p
-		w.starting = newGate(max(w.cfg.MaxInflight, minEarly))
+		w.starting = newGate(max(w.cfg.MaxInflight, minEarly), w.guards)
+		w.guards.gate = w.starting
 		return w.starting.hold(p.Serve), nil
 	case ModeStreaming, ModeSerializing, ModeClassic:
 		return w.forkRunner(), nil
@@ -104,31 +106,49 @@ const minEarly = 1000
 // to listen.
 var errStarting = errors.New("the handler does not listen yet")
 
-// gate holds the requests that come before the handler listens.
+// gate holds the requests that come before the handler listens. They hold
+// their slots meanwhile; the guards count them from when they pass it.
 type gate struct {
-	open  chan struct{} // closed once the handler listens, or is dead
-	once  sync.Once
-	early atomic.Int64
-	room  int64
+	guards *guards
+	opened atomic.Bool
+	lost   atomic.Bool   // there will be no handler
+	open   chan struct{} // closed once the handler listens, or is lost
+	once   sync.Once
+	room   int64
+
+	passing sync.Mutex // one at a time leaves early
+	early   atomic.Int64
 }
 
-func newGate(room int) *gate { return &gate{open: make(chan struct{}), room: int64(room)} }
+func newGate(room int, guards *guards) *gate {
+	return &gate{open: make(chan struct{}), room: int64(room), guards: guards}
+}
 
-func (g *gate) pass() { g.once.Do(func() { close(g.open) }) }
+func (g *gate) pass() {
+	g.once.Do(func() {
+		g.opened.Store(true)
+		close(g.open)
+	})
+}
+
+// abandon lets everybody pass to be told that there is no handler.
+func (g *gate) abandon() {
+	g.lost.Store(true)
+	g.pass()
+}
 
 // hold makes requests wait for the gate, each at most as long as it may run;
 // the time of its run begins after that.
 func (g *gate) hold(next runner) runner {
 	return func(w http.ResponseWriter, r *http.Request, exec, write time.Time) error {
-		select {
-		case <-g.open:
+		if g.opened.Load() {
 			return next(w, r, exec, write)
-		default:
 		}
-		waited, err := g.wait(r.Context(), exec)
-		if err != nil {
+		begin := time.Now()
+		if err := g.wait(r.Context(), exec); err != nil {
 			return err
 		}
+		waited := time.Since(begin)
 		if !exec.IsZero() {
 			exec = exec.Add(waited)
 		}
@@ -138,27 +158,45 @@ func (g *gate) hold(next runner) runner {
 	}
 }
 
-func (g *gate) wait(ctx context.Context, until time.Time) (time.Duration, error) {
+func (g *gate) wait(ctx context.Context, until time.Time) error {
 	if g.early.Add(1) > g.room {
 		g.early.Add(-1)
-		return 0, fmt.Errorf("%w and %d requests wait for it", errStarting, g.room)
+		return fmt.Errorf("%w and %d requests wait for it", errStarting, g.room)
 	}
-	defer g.early.Add(-1)
+	early := true
+	leave := func() {
+		if early {
+			g.early.Add(-1)
+		}
+		early = false
+	}
+	defer leave()
 	var over <-chan time.Time
 	if !until.IsZero() {
 		timer := time.NewTimer(time.Until(until))
 		defer timer.Stop()
 		over = timer.C
 	}
-	begin := time.Now()
 	select {
 	case <-g.open:
-		return time.Since(begin), nil
 	case <-over:
-		return 0, fmt.Errorf("%w after exec_timeout", errStarting)
+		return fmt.Errorf("%w after exec_timeout", errStarting)
 	case <-ctx.Done():
-		return 0, context.Canceled
+		return context.Canceled
 	}
+	if g.lost.Load() {
+		return nil
+	}
+	// All who waited would fall upon the handler at once.
+	return g.guards.attempt(ctx, func(most int) error {
+		g.passing.Lock()
+		defer g.passing.Unlock()
+		if g.guards.running() >= most {
+			return limiter.ErrOver
+		}
+		leave()
+		return nil
+	})
 }
 
 // writeSlack is what the answer that says "time is over" may take to be
