@@ -42,6 +42,8 @@ type moment struct {
 	Load
 	// idle: nothing ran before or after the sample was taken.
 	idle bool
+	// steady: no request began or ended since the sample before.
+	steady bool
 }
 
 func (m moment) started() uint64 { return m.Finished + uint64(m.Running) }
@@ -106,7 +108,8 @@ type demand struct {
 	mean, deviation float64
 }
 
-// fit is how many requests there is room for.
+// fit is how many requests there is room for; never fewer than if each took
+// the most that one ever did.
 func (d demand) fit(room float64) float64 {
 	if room <= 0 {
 		return 0
@@ -114,7 +117,7 @@ func (d demand) fit(room float64) float64 {
 	n := room / d.share
 	if d.mean > 0 {
 		root := (math.Sqrt(d.deviation*d.deviation+4*d.mean*room) - d.deviation) / (2 * d.mean)
-		n = min(n, root*root)
+		n = min(n, max(root*root, room/d.most))
 	}
 	return n
 }
@@ -168,6 +171,7 @@ func (w *window) add(m moment, base float64) {
 	running, jump := m.Running, 0.0
 	if n := len(w.recent); n > 0 {
 		before := w.recent[n-1]
+		m.steady = m.Load == before.Load
 		running = max(running, before.Running)
 		if starts := m.started() - before.started(); starts > 0 {
 			jump = max(0, (m.used-before.used)/float64(starts))
@@ -238,11 +242,19 @@ func (w *window) demand(base, least float64) demand {
 }
 
 // spread explains the last samples by a mean that each request takes, and says
-// how far they are off.
+// how far they are off. Use follows a start or an end a little later, so the
+// samples that count are those between, if there are enough.
 func (w *window) spread(base float64) (mean, deviation float64) {
+	steady := 0
+	for _, m := range w.recent {
+		if m.steady && m.Running > 0 {
+			steady++
+		}
+	}
+	counts := func(m moment) bool { return m.Running > 0 && (m.steady || steady < steadySamples) }
 	var used, running, samples float64
 	for _, m := range w.recent {
-		if m.Running > 0 {
+		if counts(m) {
 			used, running, samples = used+m.used-base, running+float64(m.Running), samples+1
 		}
 	}
@@ -252,13 +264,16 @@ func (w *window) spread(base float64) (mean, deviation float64) {
 	mean = used / running
 	rest := 0.0
 	for _, m := range w.recent {
-		if m.Running > 0 {
+		if counts(m) {
 			off := m.used - base - mean*float64(m.Running)
 			rest += off * off / float64(m.Running)
 		}
 	}
 	return mean, deviations * math.Sqrt(rest/samples)
 }
+
+// steadySamples are enough to tell a deviation by.
+const steadySamples = 8
 
 const (
 	recentSamples = 128
