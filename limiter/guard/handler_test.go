@@ -22,18 +22,24 @@ type helper struct {
 	child int // of it; 0: none
 	ask   io.Writer
 	told  *bufio.Reader
-	done  bool
 }
 
-// helperVar says what a helper is to do. Its descriptors and its child's.
+// helperVar is how many descriptors a helper is to open, and its child.
 const helperVar = "GUARD_TEST_HELPER"
 
 // start starts a helper that holds own descriptors more than it must, and if
 // below is not 0, a child of its own that holds below.
 func start(t testing.TB, own, below int) *helper {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHelper$")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", helperVar, own, below))
+	return startBy(t, `exec "$0" "$@"`, own, below)
+}
+
+// startBy has a shell run what comes before the helper, and become it.
+func startBy(t testing.TB, script string, own, below int) *helper {
+	t.Helper()
+	cmd := exec.Command("sh", "-ec", script, os.Args[0], "-test.run=^TestHelper$")
+	// The race detector would sleep a second before the helper ends.
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", helperVar, own, below), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -50,7 +56,7 @@ func start(t testing.TB, own, below int) *helper {
 	watchdog := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	t.Cleanup(func() {
 		stdin.Close() // the helper ends when there is no more to answer
-		if err := cmd.Wait(); err != nil && !h.done {
+		if err := cmd.Wait(); err != nil {
 			t.Errorf("helper: %v", err)
 		}
 		watchdog.Stop()
@@ -65,8 +71,15 @@ func start(t testing.TB, own, below int) *helper {
 	return h
 }
 
+// answer is what a helper says.
+type answer struct {
+	Samples [][2]uint64
+	Error   string
+}
+
 // read asks the helper for the samples of a source, as it sees them itself.
-func (h *helper) read(t *testing.T, name string) []sample {
+// What is a number is so many bytes that it takes and keeps.
+func (h *helper) read(t *testing.T, name string) (samples []sample) {
 	t.Helper()
 	if _, err := fmt.Fprintln(h.ask, name); err != nil {
 		t.Fatal(err)
@@ -75,17 +88,13 @@ func (h *helper) read(t *testing.T, name string) []sample {
 	if err != nil {
 		t.Fatalf("helper: %v", err)
 	}
-	var told struct {
-		Samples [][2]uint64
-		Error   string
-	}
+	var told answer
 	if err := json.Unmarshal(line, &told); err != nil {
 		t.Fatalf("helper said %q", line)
 	}
 	if told.Error != "" {
 		t.Fatalf("helper: %s", told.Error)
 	}
-	var samples []sample
 	for _, s := range told.Samples {
 		samples = append(samples, sample{s[0], s[1]})
 	}
@@ -111,27 +120,19 @@ func TestHelper(t *testing.T) {
 	fmt.Println("ready", child)
 	root := newMachine()
 	sources := map[string]source{"memory": newMemory(root), "pids": newPids(root)}
-	var kept [][]byte
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		if n, err := strconv.Atoi(in.Text()); err == nil { // so many bytes more
-			b := make([]byte, n)
-			for i := range b {
-				b[i] = 1
+		var told answer
+		if n, err := strconv.Atoi(in.Text()); err == nil {
+			// Of the heap the race detector would take as much again.
+			if _, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE); err != nil {
+				t.Fatal(err)
 			}
-			kept = append(kept, b)
-			fmt.Println(`{}`)
-			continue
-		}
-		samples, err := sources[in.Text()].read(nil)
-		told := struct {
-			Samples [][2]uint64
-			Error   string
-		}{}
-		for _, s := range samples {
-			told.Samples = append(told.Samples, [2]uint64{s.used, s.limit})
-		}
-		if err != nil {
+		} else if samples, err := sources[in.Text()].read(nil); err != nil {
 			told.Error = err.Error()
+		} else {
+			for _, s := range samples {
+				told.Samples = append(told.Samples, [2]uint64{s.used, s.limit})
+			}
 		}
 		line, err := json.Marshal(told)
 		if err != nil {
@@ -139,7 +140,6 @@ func TestHelper(t *testing.T) {
 		}
 		fmt.Printf("%s\n", line)
 	}
-	_ = kept
 }
 
 // need skips where this process may not open n descriptors.
