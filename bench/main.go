@@ -115,8 +115,9 @@ func machine() string {
 	_ = unix.Uname(&name)
 	load, _ := os.ReadFile("/proc/loadavg")
 	before, _, _ := strings.Cut(string(load), " ")
+	release, _, _ := strings.Cut(unix.ByteSliceToString(name.Release[:]), "-")
 	return fmt.Sprintf("%d processors, %s %s, %s, load average before: %s",
-		runtime.NumCPU(), unix.ByteSliceToString(name.Sysname[:]), unix.ByteSliceToString(name.Release[:]), runtime.Version(), before)
+		runtime.NumCPU(), unix.ByteSliceToString(name.Sysname[:]), release, runtime.Version(), before)
 }
 
 // build makes the program as Dockerfile.watchdog does, and returns its path.
