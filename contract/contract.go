@@ -38,6 +38,11 @@ const (
 	RejectInflight = "inflight"
 	RejectQueue    = "queue"
 	RejectDraining = "draining"
+	// What too little is left of.
+	RejectMemory = "memory"
+	RejectFds    = "fds"
+	RejectPids   = "pids"
+	RejectDisk   = "disk"
 )
 
 // Metric families of the watchdog.
@@ -48,7 +53,13 @@ const (
 	MetricInFlightSeconds = "http_requests_in_flight_seconds_total"
 	MetricLastStart       = "http_last_request_start_timestamp_seconds"
 	MetricMaxInflight     = "watchdog_max_inflight"
+	MetricHighestInflight = "watchdog_max_inflight_highest"
+	MetricQueueDepth      = "watchdog_queue_depth"
+	MetricQueueSeconds    = "watchdog_queue_depth_seconds_total"
+	MetricQueueRatio      = "queue_ratio"
+	MetricQueueWait       = "watchdog_queue_wait_seconds"
 	MetricRejected        = "watchdog_rejected_total"
+	MetricResourceUsage   = "watchdog_resource_usage_ratio"
 	MetricReady           = "watchdog_ready"
 	MetricCPUSeconds      = "watchdog_cpu_seconds_total"
 )

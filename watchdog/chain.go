@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -33,7 +32,7 @@ type runner func(w http.ResponseWriter, r *http.Request, exec, write time.Time) 
 //	/_/health, /_/ready        answered here, counted nowhere
 //	recover, log, metrics      observe
 //	JWT, when asked for        package auth of faas-middleware
-//	limiter, guards            admit
+//	limiter, queue, guards     admit
 //	time limit, runner         run
 func (w *Watchdog) handler() (http.Handler, error) {
 	admitted := http.Handler(http.HandlerFunc(w.admit))
@@ -104,30 +103,31 @@ func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if c := connectionOf(r); w.closed.Load() && c != nil && c.kept.Load() {
-		w.refuse(rw, r, http.StatusServiceUnavailable, contract.RejectDraining, "stopping; the request was not started\n")
+		w.refuse(rw, r, http.StatusServiceUnavailable, contract.RejectDraining, errStopping.Error()+"\n")
 		return
 	}
-	switch err := w.guards.try(r.Context()); {
-	case err == nil:
-	case errors.Is(err, limiter.ErrFull):
-		w.refuse(rw, r, http.StatusTooManyRequests, contract.RejectInflight, w.fullAnswer)
+	arrived := time.Now()
+	start := arrived
+	err := w.guards.try(r.Context())
+	if err == limiter.ErrFull && w.cfg.MaxQueue > 0 {
+		var p *place
+		p, err = w.wait(r, arrived)
+		defer p.leave(rw)
+		r, start = p.request, time.Now()
+	}
+	if err != nil {
+		w.turnAway(rw, r, err)
 		return
-	case errors.Is(err, limiter.ErrOver):
-		w.refuseGuarded(rw, r)
-		return
-	default:
-		w.fail(w.response(rw), r, err) // the client left while it was held
 	}
 	defer w.leave()
-	start := time.Now()
-	w.invoke(rw, r, start)
+	w.invoke(rw, r, arrived, start)
 	w.service.observe(time.Since(start))
 }
 
 // invoke runs an admitted request within its time and settles how it ended.
-func (w *Watchdog) invoke(rw http.ResponseWriter, r *http.Request, start time.Time) {
+func (w *Watchdog) invoke(rw http.ResponseWriter, r *http.Request, arrived, start time.Time) {
 	ww := w.response(rw)
-	exec := deadline(start, w.cfg.ExecTimeout, r)
+	exec := deadline(r, arrived, start, w.cfg.ExecTimeout)
 	write := start.Add(w.cfg.WriteTimeout)
 	ww.started, ww.fromHandler = start, true
 	err := w.run(ww, r, exec, write)
@@ -152,18 +152,30 @@ func (w *Watchdog) leave() {
 	w.limiter.Release()
 }
 
-// deadline is when an invocation's own time ends: exec_timeout, or the shorter
-// positive one that the caller asked for.
-func deadline(start time.Time, limit time.Duration, r *http.Request) time.Time {
-	if v := r.Header.Get(contract.HeaderTimeout); v != "" {
-		if asked, err := time.ParseDuration(v); err == nil && asked > 0 && (limit == 0 || asked < limit) {
-			limit = asked
-		}
+// deadline is when an invocation's own time ends: exec_timeout after its start,
+// or earlier, when the caller asked for less than that, counted from arrival.
+func deadline(r *http.Request, arrived, start time.Time, limit time.Duration) time.Time {
+	var end time.Time
+	if limit > 0 {
+		end = start.Add(limit)
 	}
-	if limit == 0 {
-		return time.Time{}
+	if d := asked(r); d > 0 {
+		end = earlier(end, arrived.Add(d))
 	}
-	return start.Add(limit)
+	return end
+}
+
+// asked is the time that the caller gives, 0 for none.
+func asked(r *http.Request) time.Duration {
+	v := r.Header.Get(contract.HeaderTimeout)
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return 0
+	}
+	return max(0, d)
 }
 
 // earlier is the earlier of two times of which zero is never.
@@ -173,45 +185,6 @@ func earlier(a, b time.Time) time.Time {
 	}
 	return a
 }
-
-// refuse answers a request that the handler has not seen.
-func (w *Watchdog) refuse(rw http.ResponseWriter, r *http.Request, status int, reason, body string) {
-	w.metrics.rejected.WithLabelValues(reason).Inc()
-	h := rw.Header()
-	if r.ContentLength < 0 || r.ContentLength > worthReading {
-		// At once, not after the body that nobody will read. The connection
-		// ends with it: its next bytes are that body, and no request.
-		_ = http.NewResponseController(rw).EnableFullDuplex()
-		h["Connection"] = closeValue
-	}
-	h["Content-Type"] = textPlain
-	h["Retry-After"] = []string{w.service.retryAfter()}
-	h[contract.HeaderReject] = []string{reason}
-	if status == http.StatusTooManyRequests {
-		h[contract.HeaderInternal] = internalMiddleware
-	} else {
-		h[contract.HeaderInternal] = internalWatchdog
-	}
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	rw.WriteHeader(status)
-	_, _ = rw.Write([]byte(body))
-}
-
-// refuseGuarded is refuse for what the guards do not let run.
-func (w *Watchdog) refuseGuarded(rw http.ResponseWriter, r *http.Request) {
-	reason, body := w.guards.refusal()
-	w.refuse(rw, r, http.StatusServiceUnavailable, string(reason), body)
-}
-
-// worthReading is the longest body that is read, and dropped, before a refusal
-// goes out, so that the connection can be kept.
-const worthReading = 64 << 10
-
-var (
-	textPlain          = []string{"text/plain"}
-	internalWatchdog   = []string{contract.InternalWatchdog}
-	internalMiddleware = []string{contract.InternalMiddleware}
-)
 
 // fail is the one place where an error of an invocation becomes a status. An
 // answer that has begun is cut, so that nobody takes it for a whole one.
@@ -304,31 +277,12 @@ func (w *Watchdog) answer(err error) (status int, body string) {
 	return http.StatusInternalServerError, err.Error() + "\n"
 }
 
-// serviceTime follows how long invocations take, for Retry-After: an
-// exponential mean over about the last 16. Two that end at once may lose one
-// sample, which the mean can bear.
-type serviceTime struct{ mean atomic.Uint64 }
-
-func (s *serviceTime) observe(took time.Duration) {
-	mean := math.Float64frombits(s.mean.Load())
-	if mean == 0 {
-		mean = took.Seconds()
-	}
-	s.mean.Store(math.Float64bits(mean + (took.Seconds()-mean)/16))
+// connection is a client's. It remembers that it has carried a request, so that
+// a drain can tell a kept one from a new one.
+type connection struct {
+	net.Conn
+	kept atomic.Bool
 }
-
-// retryAfter is the mean in whole seconds, rounded up, at least 1.
-func (s *serviceTime) retryAfter() string {
-	seconds := math.Ceil(math.Float64frombits(s.mean.Load()))
-	if seconds <= 1 {
-		return "1"
-	}
-	return strconv.Itoa(int(seconds))
-}
-
-// connection remembers that a client's connection has carried a request, so
-// that a drain can tell a kept connection from a new one.
-type connection struct{ kept atomic.Bool }
 
 type connectionKey struct{}
 

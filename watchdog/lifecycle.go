@@ -118,7 +118,8 @@ func (w *Watchdog) drain(cause error, ended <-chan error) error {
 	}
 	w.closed.Store(true)
 	w.listener.finish()
-	w.lines.printf("No new connections allowed, draining: %d requests", w.limiter.Stats().Running)
+	s := w.limiter.Stats()
+	w.lines.printf("No new connections allowed, draining: %d requests", s.Running+s.Waiting)
 
 	finish, cancel := context.WithTimeout(context.Background(), w.cfg.ShutdownTimeout)
 	defer cancel()
@@ -133,8 +134,23 @@ func (w *Watchdog) drain(cause error, ended <-chan error) error {
 	}
 	if finish.Err() != nil {
 		w.lines.printf("shutdown_timeout of %s is over: %d requests are cut", w.cfg.ShutdownTimeout, w.limiter.Stats().Running)
+		w.refuseLine()
 	}
 	return nil
+}
+
+// lineAnswers is what requests in line get to be told that they will not run.
+const lineAnswers = 100 * time.Millisecond
+
+// refuseLine tells everybody in line that there will be no slot.
+func (w *Watchdog) refuseLine() {
+	if w.limiter.Waiting() == 0 {
+		return
+	}
+	w.endLine(errStopping)
+	ctx, cancel := context.WithTimeout(context.Background(), lineAnswers)
+	defer cancel()
+	_ = w.server.Shutdown(ctx) // returns early when nothing runs either
 }
 
 // pause waits for d, or for a reason not to.
@@ -156,8 +172,8 @@ func (w *Watchdog) pause(d time.Duration, ended <-chan error) error {
 // that nobody waits for it, seldom enough that it costs nothing.
 const quietPoll = 5 * time.Millisecond
 
-// whenQuiet is closed when nothing is in flight and no connection is in the
-// middle of a request, or when ctx ends.
+// whenQuiet is closed when nothing is in flight or in line and no connection is
+// in the middle of a request, or when ctx ends.
 func (w *Watchdog) whenQuiet(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -169,7 +185,7 @@ func (w *Watchdog) whenQuiet(ctx context.Context) <-chan struct{} {
 		case <-ctx.Done():
 			return
 		}
-		for w.limiter.Stats().Running > 0 {
+		for w.limiter.Running() > 0 || w.limiter.Waiting() > 0 {
 			select {
 			case <-ctx.Done():
 				return
@@ -188,11 +204,13 @@ func (w *Watchdog) whenQuiet(ctx context.Context) <-chan struct{} {
 // dyingAnswers is what requests in flight get to be told of the handler's end.
 const dyingAnswers = 2 * time.Second
 
-// die answers 502 to whoever is in flight when there is no handler any more.
+// die answers 502 to whoever is in flight or in line when there is no handler
+// any more.
 func (w *Watchdog) die() {
 	w.health.Set(health.Dead)
 	w.unlock()
 	w.closed.Store(true)
+	w.endLine(errDead)
 	if w.starting != nil {
 		w.starting.abandon()
 	}
@@ -212,6 +230,7 @@ func (w *Watchdog) awaitQuiet(limit time.Duration) {
 // stopServing ends both servers and every connection that is left, and waits
 // a moment for the runners to notice.
 func (w *Watchdog) stopServing() {
+	w.endLine(errStopping) // else a request that is cut hands its slot on
 	if w.proxy != nil {
 		w.proxy.Close()
 	}

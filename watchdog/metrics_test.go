@@ -36,7 +36,7 @@ func TestDocsOfMetrics(t *testing.T) {
 }
 
 func TestScrapeHoldsTheTable(t *testing.T) {
-	s := startInproc(t, func(w http.ResponseWriter, r *http.Request) {})
+	s := startInproc(t, func(w http.ResponseWriter, r *http.Request) {}, "max_inflight=auto:8", "max_queue=1")
 	get(t, s.url)
 	_, page := get(t, s.metrics)
 	parser := expfmt.NewTextParser(model.LegacyValidation)

@@ -2,6 +2,7 @@ package watchdog
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -27,12 +28,17 @@ func (w *Watchdog) ready(r *http.Request) (status int, reason string) {
 	return w.asked.status(r.Context())
 }
 
-// hasRoom says whether the next request would be admitted.
+// hasRoom says whether more requests are welcome: the next one would run, or,
+// where there is a queue, no more wait than ready_queue.
 func (w *Watchdog) hasRoom() (status int, reason string) {
 	if reason := w.guards.full(); reason != "" {
 		return http.StatusServiceUnavailable, reason
 	}
-	if w.limiter.Met() {
+	if w.cfg.MaxQueue > 0 {
+		if n := w.limiter.Waiting(); n > w.cfg.ReadyQueue {
+			return http.StatusTooManyRequests, fmt.Sprintf("%d requests wait, ready_queue is %d", n, w.cfg.ReadyQueue)
+		}
+	} else if w.limiter.Met() {
 		return http.StatusTooManyRequests, "max_inflight reached"
 	}
 	return http.StatusOK, "ready"
@@ -43,7 +49,7 @@ func (w *Watchdog) readyHandler() http.Handler {
 	answer := w.health.Ready(w.ready)
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set(contract.HeaderMaxInflight, strconv.Itoa(max(0, w.limiter.Limit())))
-		rw.Header().Set(contract.HeaderMaxQueue, "0")
+		rw.Header().Set(contract.HeaderMaxQueue, strconv.Itoa(w.cfg.MaxQueue))
 		answer.ServeHTTP(rw, r)
 	})
 }

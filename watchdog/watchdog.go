@@ -86,10 +86,14 @@ type Watchdog struct {
 	guards  *guards
 	metrics *metrics
 	service serviceTime
-	lines   *lines
-	stdout  sink
-	stderr  sink
-	reaper  *process.Reaper
+	// inLine ends, with the reason, when nobody is to wait any more.
+	inLine    context.Context
+	endLine   context.CancelCauseFunc
+	readAhead sharedRoom
+	lines     *lines
+	stdout    sink
+	stderr    sink
+	reaper    *process.Reaper
 
 	run      runner
 	asked    *readyCall
@@ -105,7 +109,6 @@ type Watchdog struct {
 	metricsServer  *http.Server
 	metricsListen  *listener
 	closed         atomic.Bool // the listener takes no connection any more
-	fullAnswer     string
 	kill           chan struct{}
 	killOnce       sync.Once
 	closeOnce      sync.Once
@@ -117,14 +120,15 @@ func New(cfg Config) (*Watchdog, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Watchdog{
+	w := &Watchdog{
 		Stdout: os.Stdout, Stderr: os.Stderr,
-		cfg:        cfg,
-		health:     health.New(),
-		limiter:    limiter.New(cfg.MaxInflight, 0),
-		kill:       make(chan struct{}),
-		fullAnswer: fmt.Sprintf("Concurrent request limit exceeded. Max concurrent requests: %d\n", cfg.MaxInflight),
-	}, nil
+		cfg:     cfg,
+		health:  health.New(),
+		limiter: limiter.New(cfg.MaxInflight, cfg.MaxQueue),
+		kill:    make(chan struct{}),
+	}
+	w.inLine, w.endLine = context.WithCancelCause(context.Background())
+	return w, nil
 }
 
 // maxHeader bounds a request's head. OpenFaaS has the same bound.
@@ -158,7 +162,9 @@ func (w *Watchdog) listen() error {
 			status, _ := w.hasRoom()
 			return w.health.State() == health.Serving && status == http.StatusOK
 		},
-		cpu: cpuSeconds(func() int { return int(w.childPID.Load()) }),
+		cpu:     cpuSeconds(func() int { return int(w.childPID.Load()) }),
+		highest: w.highestInflight(),
+		usage:   w.guards.Usage,
 	})
 	run, err := w.newRunner()
 	if err != nil {
@@ -187,12 +193,20 @@ func (w *Watchdog) listen() error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          w.lines.std(),
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, connectionKey{}, new(connection))
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, &connection{Conn: c})
 		},
 	}
 	w.metricsServer = w.newMetricsServer()
 	return nil
+}
+
+// highestInflight is the bound of an adaptive limit, 0 for a fixed one.
+func (w *Watchdog) highestInflight() int {
+	if !w.cfg.AutoInflight {
+		return 0
+	}
+	return min(w.cfg.MaxInflight, limiter.MaxLimit)
 }
 
 // askedLimit bounds the call of ready_path.
