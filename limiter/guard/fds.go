@@ -30,8 +30,8 @@ func processOf(name string) *process {
 }
 
 // listedPerRead bounds how many entries of a folder are read, on the average,
-// for one sample: 300 µs.
-const listedPerRead = 1000
+// for one sample: half a millisecond.
+const listedPerRead = 500
 
 // count is the number of descriptors. From Linux 6.2 on it is the size of the
 // folder; where it is not, the folder is listed, the more seldom the longer it
