@@ -71,6 +71,12 @@ func New(cfg Config) *Guard {
 	g.verdict.Store(uint64(allowed(unbounded, 0, false)))
 	root := os.DirFS("/")
 	g.groups = []*group{g.processGroup(cfg, root), g.diskGroup(cfg)}
+	for _, gr := range g.groups {
+		gr.verdict = g.Verdict() // until it is sampled, which a group without watches never is
+	}
+	for _, gr := range g.groups {
+		gr.verdict = g.Verdict() // until it is sampled, which a group without watches never is
+	}
 	return g
 }
 

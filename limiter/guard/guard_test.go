@@ -413,3 +413,27 @@ func TestGuardOff(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// What is off or not sampled yet has no say.
+func TestGuardsThatAreOffRefuseNothing(t *testing.T) {
+	for _, cfg := range []Config{
+		{Memory: mark(t, "100%")},
+		{Disk: Mark{absolute: 1}, DiskPath: t.TempDir()},
+	} {
+		g := New(cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { g.Run(ctx); close(done) }()
+		for len(g.Usage()) == 0 {
+			time.Sleep(time.Millisecond)
+			if t.Context().Err() != nil {
+				return
+			}
+		}
+		if v := g.Verdict(); v.Most() == 0 {
+			t.Errorf("refused for %s", v.Resource())
+		}
+		cancel()
+		<-done
+	}
+}
