@@ -7,7 +7,6 @@ package guard
 import (
 	"context"
 	"io/fs"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,7 +68,7 @@ type Guard struct {
 func New(cfg Config) *Guard {
 	g := &Guard{poke: make(chan struct{}, 1)}
 	g.verdict.Store(uint64(allowed(unbounded, 0, false)))
-	root := os.DirFS("/")
+	root := newMachine()
 	g.groups = []*group{g.processGroup(cfg, root), g.diskGroup(cfg)}
 	for _, gr := range g.groups {
 		gr.verdict = g.Verdict() // until it is sampled, which a group without watches never is

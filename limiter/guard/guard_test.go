@@ -430,7 +430,7 @@ func TestGuardsThatAreOffRefuseNothing(t *testing.T) {
 				return
 			}
 		}
-		if v := g.Verdict(); v.Most() == 0 {
+		if v := g.Verdict(); v.Most() == 0 || v.Resource() == Disk && cfg.Disk.Off() {
 			t.Errorf("refused for %s", v.Resource())
 		}
 		cancel()

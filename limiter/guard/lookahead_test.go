@@ -38,7 +38,6 @@ type model struct {
 	served   int
 	refused  int
 	began    time.Time
-	watchdog float64
 	trips    int
 }
 
