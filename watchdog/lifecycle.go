@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weir-run/weir/contract"
@@ -47,7 +48,10 @@ func (w *Watchdog) serve(ctx context.Context) error {
 		return err
 	}
 	watching, unwatch := context.WithCancel(context.Background())
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	defer unwatch()
+	telling.Go(func() { w.tellTurns(watching) })
 	ended := w.watchHandler(watching)
 
 	var err error
