@@ -73,9 +73,6 @@ func New(cfg Config) *Guard {
 	for _, gr := range g.groups {
 		gr.verdict = g.Verdict() // until it is sampled, which a group without watches never is
 	}
-	for _, gr := range g.groups {
-		gr.verdict = g.Verdict() // until it is sampled, which a group without watches never is
-	}
 	return g
 }
 
