@@ -18,6 +18,7 @@ var cases = []struct {
 	{"http latency", httpLatency},
 	{"refusal", refusal},
 	{"overload", overload},
+	{"guard", guardReaction},
 	{"fork streaming", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "streaming") }},
 	{"fork serializing", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "serializing") }},
 	{"fork classic", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "classic") }},

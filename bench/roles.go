@@ -24,6 +24,7 @@ var roles = map[string]func(addr string, args []string) error{
 	"refuser":      refuser,
 	"forker":       forker,
 	"handler":      handler,
+	"ballast":      ballast,
 	"slots":        slots,
 }
 
