@@ -10,10 +10,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weir-run/weir/watchdog/invoke"
 )
@@ -373,5 +376,52 @@ func TestConnectionStaysAfterUpload(t *testing.T) {
 			c = f.dial(t)
 			br = bufio.NewReader(c)
 		}
+	}
+}
+
+// lateBody is a body as net/http makes it when read_timeout is over: the
+// request's context ends before the Read does.
+type lateBody struct {
+	cancel   context.CancelFunc
+	unwanted chan struct{}
+}
+
+func (b *lateBody) Read([]byte) (int, error) {
+	b.cancel()
+	select {
+	case <-b.unwanted:
+	case <-time.After(10 * time.Millisecond): // to let the exchange end first
+	}
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (b *lateBody) Close() error { return nil }
+
+// deadlined takes the deadline that says that a body is not wanted any more.
+type deadlined struct {
+	http.ResponseWriter
+	unwanted chan struct{}
+}
+
+func (d *deadlined) SetReadDeadline(time.Time) error {
+	close(d.unwanted)
+	return nil
+}
+
+// A body that comes too late was taken for a client that had left, where
+// net/http cancelled the request before the reader of its body learned why.
+func TestLateBodyIsNoClientThatLeft(t *testing.T) {
+	back := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	defer back.Close()
+	p := mustNew(t, back.URL)
+	defer p.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	unwanted := make(chan struct{})
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/", &lateBody{cancel, unwanted})
+	r.ContentLength = 1 << 20
+	err := p.Serve(&deadlined{httptest.NewRecorder(), unwanted}, r, time.Time{}, time.Time{})
+	if statusOf(err) != http.StatusRequestTimeout {
+		t.Errorf("%v, want a fault of the body", err)
 	}
 }

@@ -145,6 +145,7 @@ func (x *exchange) endUpload(err error) error {
 		return err
 	}
 	limited := false // a read deadline is left on the client's connection
+	x.awaitFault()
 	select {
 	case <-u.done:
 	default:
@@ -170,4 +171,20 @@ func (x *exchange) endUpload(err error) error {
 		return u.err
 	}
 	return err
+}
+
+// awaitFault waits for the upload where the client passes for gone: net/http
+// says that before the upload learns that the body came too late, which is to
+// be answered. Its wait for the client is over then, and the one for the
+// handler, too: watch has broken that connection.
+func (x *exchange) awaitFault() {
+	if x.r.Context().Err() == nil {
+		return
+	}
+	timer := time.NewTimer(lingerTime)
+	defer timer.Stop()
+	select {
+	case <-x.upload.done:
+	case <-timer.C:
+	}
 }
