@@ -119,9 +119,8 @@ func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 		w.turnAway(rw, r, err)
 		return
 	}
-	defer w.leave()
+	defer w.leave(start)
 	w.invoke(rw, r, arrived, start)
-	w.service.observe(time.Since(start))
 }
 
 // invoke runs an admitted request within its time and settles how it ended.
@@ -146,8 +145,13 @@ func (w *Watchdog) response(rw http.ResponseWriter) *response {
 	return &response{ResponseWriter: rw, health: w.health}
 }
 
-// leave gives the slot of an invocation back.
-func (w *Watchdog) leave() {
+// leave gives the slot of an invocation back, however it ended.
+func (w *Watchdog) leave(start time.Time) {
+	took := time.Since(start)
+	w.service.observe(took)
+	if w.auto != nil {
+		w.auto.Observe(took)
+	}
 	w.guards.finished.Add(1)
 	w.limiter.Release()
 }
@@ -191,6 +195,9 @@ func earlier(a, b time.Time) time.Time {
 func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
 	status, body := w.answer(err)
 	ww.reason = err.Error()
+	if w.auto != nil && errors.Is(err, context.DeadlineExceeded) {
+		w.auto.Timeout()
+	}
 	if errors.Is(err, context.Canceled) {
 		ww.reason = "client gone"
 	}

@@ -53,6 +53,9 @@ func (w *Watchdog) guard() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { w.guards.Run(ctx) })
+	if w.auto != nil {
+		running.Go(func() { w.auto.Run(ctx) })
+	}
 	first, done := context.WithTimeout(ctx, firstSample)
 	defer done()
 	_ = w.guards.Await(first)
@@ -60,6 +63,24 @@ func (w *Watchdog) guard() (stop func()) {
 		cancel()
 		running.Wait()
 	}
+}
+
+// newAuto is what moves the limit when max_inflight is auto, else nil.
+func (w *Watchdog) newAuto() *limiter.Auto {
+	if !w.cfg.AutoInflight {
+		return nil
+	}
+	a := limiter.NewAuto(w.limiter, w.cfg.MaxInflight)
+	a.Tripped = func() bool {
+		_, _, tripped := w.guards.Tripped()
+		return tripped
+	}
+	if w.cfg.LogDebug {
+		a.Changed = func(c limiter.Change) {
+			w.lines.printf("max_inflight: %d, was %d: %s; %.1f were in flight, one took %s", c.To, c.From, c.Cause, c.InFlight, c.Took.Round(time.Microsecond))
+		}
+	}
+	return a
 }
 
 // firstSample bounds the wait for the first sample, which takes less than a

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-run/weir/limiter"
+	"github.com/weir-run/weir/watchdog/invoke"
 )
 
 // Why a request that stood in line does not run, beside what the limiter and
@@ -101,6 +102,9 @@ func (w *Watchdog) leaveLine(p *place, arrived time.Time, err error) {
 	}
 	if err == nil {
 		w.metrics.queueWait.Observe(waited.Seconds())
+		if w.auto != nil {
+			w.auto.Waited(waited)
+		}
 	}
 	p.resume(read, now.Add(w.cfg.WriteTimeout+writeSlack))
 }
@@ -142,7 +146,7 @@ func (p *place) resume(read, write time.Time) {
 func (p *place) leave(rw http.ResponseWriter) {
 	p.client.stop()
 	if p.body != nil && !p.body.finish() {
-		rw.Header()["Connection"] = closeValue // where it is not too late for it
+		invoke.CloseAfterReply(rw)
 	}
 }
 

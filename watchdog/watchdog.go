@@ -83,6 +83,7 @@ type Watchdog struct {
 	cfg     Config
 	health  *health.Health
 	limiter *limiter.Limiter
+	auto    *limiter.Auto // nil unless max_inflight is auto
 	guards  *guards
 	metrics *metrics
 	service serviceTime
@@ -156,6 +157,7 @@ func (w *Watchdog) Listen() error {
 func (w *Watchdog) listen() error {
 	w.reaper = process.NewReaper(w.ReapOrphans)
 	w.guards = w.newGuards()
+	w.auto = w.newAuto()
 	w.metrics = newMetrics(gauges{
 		limiter: w.limiter,
 		ready: func() bool {
