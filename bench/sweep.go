@@ -195,13 +195,10 @@ func (r *sweeper) stop() {
 // container that was killed is started anew.
 func (r *sweeper) start(ctx context.Context) error {
 	if r.server != nil {
-		select {
-		case err := <-r.server.exited:
-			r.server.exited <- err
-			r.server.stop()
-		default:
+		if a, err := get(r.server.addr, contract.HealthPath); err == nil && a.status == http.StatusOK {
 			return nil
 		}
+		r.server.stop()
 	}
 	var addrs [3]string
 	for i := range addrs {
