@@ -11,7 +11,7 @@ FUZZTIME  ?= 20s
 IMAGE     ?= weir/fwatchdog:latest
 PLATFORM  ?= linux/$(shell $(GO) env GOHOSTARCH)
 
-.PHONY: help build test lint bench fuzz run image docs clean
+.PHONY: help build test lint bench sweep plots fuzz run image docs clean
 
 help: ## Print this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -30,6 +30,13 @@ lint: ## gofmt, go vet and staticcheck
 
 bench: ## Measure the table of docs/PERFORMANCE.md; PEER=path adds another watchdog
 	$(GO) run ./bench $(if $(PEER),-peer $(PEER))
+
+sweep: ## Measure the curves of docs/BACKPRESSURE.md anew; 8 minutes, as root in a memory cgroup
+	$(GO) run ./bench -sweep docs/backpressure
+	$(MAKE) plots
+
+plots: ## Draw the curves of docs/BACKPRESSURE.md from the data that is checked in
+	$(GO) run ./bench/plot docs/backpressure docs/BACKPRESSURE.md
 
 fuzz: ## Run every fuzz target for FUZZTIME (20s) each
 	@set -e; for dir in $$($(GO) list -f '{{.Dir}}' $(PACKAGES)); do \

@@ -1,0 +1,261 @@
+// Command plot draws the curves of docs/BACKPRESSURE.md, and writes the table
+// below them, from the data that `bench -sweep` has measured.
+//
+//	go run ./bench/plot docs/backpressure docs/BACKPRESSURE.md
+//
+// It draws by itself: three small charts need no library, and their text has
+// to be readable on a light and on a dark page.
+package main
+
+import (
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+func main() {
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: plot FOLDER DOCUMENT")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, "plot:", err)
+		os.Exit(1)
+	}
+}
+
+// run writes every file that is made of the data in folder, and the table in
+// document.
+func run(folder, document string) error {
+	made, err := files(folder, document)
+	if err != nil {
+		return err
+	}
+	for path, content := range made {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files is the content of those files, by path.
+func files(folder, document string) (map[string][]byte, error) {
+	d, err := read(filepath.Join(folder, "sweep.csv"))
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(document)
+	if err != nil {
+		return nil, err
+	}
+	text, err = between(text, d.table())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", document, err)
+	}
+	return map[string][]byte{
+		document:                              text,
+		filepath.Join(folder, "goodput.svg"):  d.goodput().draw(),
+		filepath.Join(folder, "latency.svg"):  d.latency().draw(),
+		filepath.Join(folder, "refusals.svg"): d.refusals().draw(),
+	}, nil
+}
+
+// drawn is how many systems are drawn, the first of the file. What follows
+// them are controls, for the table alone.
+const drawn = 4
+
+// data is what was measured.
+type data struct {
+	notes   []string // the comments of the file
+	columns map[string]int
+	systems []system
+}
+
+type system struct {
+	name string
+	rows [][]string
+}
+
+func read(path string) (*data, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &data{columns: map[string]int{}}
+	for line := range strings.Lines(string(text)) {
+		if note, ok := strings.CutPrefix(line, "#"); ok {
+			d.notes = append(d.notes, strings.TrimSpace(note))
+		}
+	}
+	r := csv.NewReader(bytes.NewReader(text))
+	r.Comment = '#'
+	rows, err := r.ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(rows) < 2 {
+		return nil, fmt.Errorf("%s: no measurement", path)
+	}
+	for i, name := range rows[0] {
+		d.columns[name] = i
+	}
+	if err := d.check(rows[1:]); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, row := range rows[1:] {
+		if n := len(d.systems); n == 0 || d.systems[n-1].name != row[0] {
+			d.systems = append(d.systems, system{name: row[0]})
+		}
+		last := &d.systems[len(d.systems)-1]
+		last.rows = append(last.rows, row)
+	}
+	return d, nil
+}
+
+// refusedColumns are the reasons for a refusal.
+var refusedColumns = []string{"refused inflight", "refused queue", "refused memory", "refused otherwise"}
+
+// check finds every column, and a number in each but the first.
+func (d *data) check(rows [][]string) error {
+	for _, name := range append([]string{"system", "load", "offered", "good", "admitted p50", "admitted p99", "refusal p99", "left", "late", "failed", "memory", "kills"}, refusedColumns...) {
+		if _, ok := d.columns[name]; !ok {
+			return fmt.Errorf("no column %q", name)
+		}
+	}
+	for _, row := range rows {
+		for _, cell := range row[1:] {
+			if _, err := strconv.ParseFloat(cell, 64); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// value is a cell of a row; check has seen that it is a number.
+func (d *data) value(row []string, column string) float64 {
+	v, _ := strconv.ParseFloat(row[d.columns[column]], 64)
+	return v
+}
+
+func (d *data) refused(row []string) float64 {
+	sum := 0.0
+	for _, column := range refusedColumns {
+		sum += d.value(row, column)
+	}
+	return sum
+}
+
+// capacity is the rate of a load of 1, from the point with the most requests,
+// rounded: what was offered is random.
+func (d *data) capacity() float64 {
+	row := d.systems[0].rows[0]
+	for _, other := range d.systems[0].rows {
+		if d.value(other, "offered") > d.value(row, "offered") {
+			row = other
+		}
+	}
+	const round = 10
+	return float64(int(d.value(row, "offered")/d.value(row, "load")/round+0.5)) * round
+}
+
+// lines are the drawn systems, each as a line of some measure.
+func (d *data) lines(class string, measure func(row []string) float64) []line {
+	var all []line
+	for i, s := range d.systems[:min(drawn, len(d.systems))] {
+		l := line{class: fmt.Sprintf("s%d%s", i, class)}
+		if class == "" {
+			l.name, l.mark = s.name, i
+		} else {
+			l.mark = noMark
+		}
+		for _, row := range s.rows {
+			l.points = append(l.points, [2]float64{d.value(row, "load"), measure(row)})
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func (d *data) chart(title, unit string) chart {
+	return chart{
+		title: title, unit: unit,
+		x:     axis{from: 0.1, to: 10, log: true, ticks: []float64{0.1, 0.2, 0.5, 1, 2, 5, 10}},
+		xUnit: fmt.Sprintf("offered load, times what the handler can do (%.0f requests/s)", d.capacity()),
+	}
+}
+
+func (d *data) goodput() chart {
+	c := d.chart("Goodput", "answers within 1 s, per second")
+	c.y = axis{from: 0, to: 450, ticks: []float64{0, 100, 200, 300, 400}}
+	c.lines = d.lines("", func(row []string) float64 { return d.value(row, "good") })
+	c.lines = append(c.lines, line{class: "ref", mark: noMark, note: "all that the handler can do",
+		points: [][2]float64{{0.1, 0.1 * d.capacity()}, {1, d.capacity()}, {10, d.capacity()}}, curved: true})
+	return c
+}
+
+func (d *data) latency() chart {
+	c := d.chart("Latency of what was not refused", "milliseconds: p99, and p50 (dashed)")
+	c.y = axis{from: 10, to: 3000, log: true, ticks: []float64{10, 20, 50, 100, 200, 500, 1000, 2000}}
+	c.lines = append(d.lines("", func(row []string) float64 { return d.value(row, "admitted p99") }),
+		d.lines(" half", func(row []string) float64 { return d.value(row, "admitted p50") })...)
+	c.lines = append(c.lines, line{class: "ref", mark: noMark, note: "too late", points: [][2]float64{{0.1, 1000}, {10, 1000}}})
+	return c
+}
+
+func (d *data) refusals() chart {
+	c := d.chart("Refusals", "% of all requests")
+	c.y = axis{from: 0, to: 100, ticks: []float64{0, 20, 40, 60, 80, 100}}
+	c.lines = d.lines("", func(row []string) float64 { return 100 * d.refused(row) / d.value(row, "offered") })
+	c.lines = append(c.lines, line{class: "ref", mark: noMark, note: "more than the handler can do", curved: true,
+		points: [][2]float64{{0.1, 0}, {1, 0}, {10, 90}}, of: func(x float64) float64 { return max(0, 100*(1-1/x)) }})
+	return c
+}
+
+// errNoMarks is what between says of a document without a place for the table.
+var errNoMarks = errors.New("no lines <!-- sweep:begin --> and <!-- sweep:end -->")
+
+// between puts table between the marks of a document.
+func between(document []byte, table string) ([]byte, error) {
+	const begin, end = "<!-- sweep:begin -->\n", "<!-- sweep:end -->"
+	head, rest, ok := strings.Cut(string(document), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return nil, errNoMarks
+	}
+	return []byte(head + begin + table + end + tail), nil
+}
+
+// table shows every system at the highest load, and what it was measured on.
+func (d *data) table() string {
+	var b strings.Builder
+	last := d.systems[0].rows[len(d.systems[0].rows)-1]
+	fmt.Fprintf(&b, "| at %g times the load | good/s | p50 ms | p99 ms | refused | refusal p99 ms | too late, lost or cut | memory MiB | OOM kills |\n|---|---|---|---|---|---|---|---|---|\n", d.value(last, "load"))
+	for _, s := range d.systems {
+		row := s.rows[len(s.rows)-1]
+		v := func(column string) float64 { return d.value(row, column) }
+		share := func(n float64) string { return fmt.Sprintf("%.0f %%", 100*n/v("offered")) }
+		fmt.Fprintf(&b, "| `%s` | %.0f | %s | %s | %s | %s | %s | %.0f | %.0f |\n", s.name, v("good"),
+			some(v("admitted p50"), 0), some(v("admitted p99"), 0), share(d.refused(row)), some(v("refusal p99"), 2),
+			share(v("late")+v("left")+v("failed")), v("memory"), v("kills"))
+	}
+	b.WriteString("\n")
+	for _, note := range d.notes {
+		fmt.Fprintf(&b, "%s  \n", note)
+	}
+	return b.String()
+}
+
+// some is v, or a dash where nothing was measured.
+func some(v float64, decimals int) string {
+	if v == 0 {
+		return "–"
+	}
+	return strconv.FormatFloat(v, 'f', decimals, 64)
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const (
+	folder   = "../../docs/backpressure"
+	document = "../../docs/BACKPRESSURE.md"
+)
+
+// TestDrawn: what is checked in was drawn from the data beside it.
+func TestDrawn(t *testing.T) {
+	made, err := files(folder, document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range made {
+		got, err := os.ReadFile(path)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not what the data says: run make plots (%v)", filepath.Base(path), err)
+		}
+	}
+}
+
+// TestPictures: each is XML, shows the four systems, and the text of the
+// document that names it.
+func TestPictures(t *testing.T) {
+	d, err := read(filepath.Join(folder, "sweep.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := files(folder, document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, picture := range made {
+		if filepath.Ext(path) != ".svg" {
+			continue
+		}
+		decoder, words := xml.NewDecoder(bytes.NewReader(picture)), ""
+		for {
+			token, err := decoder.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			if chars, ok := token.(xml.CharData); ok {
+				words += string(chars)
+			}
+		}
+		for _, s := range d.systems[:drawn] {
+			if strings.Count(words, s.name+"\n") != 1 {
+				t.Errorf("%s: %q is not in its legend", path, s.name)
+			}
+		}
+		if !bytes.Contains(text, []byte("backpressure/"+filepath.Base(path))) {
+			t.Errorf("the document does not show %s", path)
+		}
+		if bytes.Contains(picture, []byte("NaN")) || bytes.Contains(picture, []byte("Inf")) {
+			t.Errorf("%s has points that are nowhere", path)
+		}
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	good, err := os.ReadFile(filepath.Join(folder, "sweep.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"empty":          "",
+		"comments alone": "# a\n",
+		"no rows":        "system,load\n",
+		"no column":      strings.Replace(string(good), "admitted p99", "p", 1),
+		"no number":      string(good) + strings.Replace(lastLine(string(good)), ",0.", ",x.", 1),
+		"short row":      string(good) + "a,b\n",
+	} {
+		path := filepath.Join(t.TempDir(), "sweep.csv")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := read(path); err == nil {
+			t.Errorf("%s: read without an error", name)
+		}
+	}
+}
+
+func lastLine(text string) string {
+	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
+	return lines[len(lines)-1] + "\n"
+}
+
+func TestBetween(t *testing.T) {
+	const doc = "a\n<!-- sweep:begin -->\nold\n<!-- sweep:end -->\nb\n"
+	got, err := between([]byte(doc), "new\n")
+	if want := strings.Replace(doc, "old", "new", 1); err != nil || string(got) != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, doc := range []string{"", "<!-- sweep:begin -->\n", "<!-- sweep:end -->\n"} {
+		if _, err := between([]byte(doc), "new\n"); !errors.Is(err, errNoMarks) {
+			t.Errorf("%q: %v", doc, err)
+		}
+	}
+}
+
+func TestAxis(t *testing.T) {
+	for _, c := range []struct {
+		axis axis
+		v    float64
+		want float64
+	}{
+		{axis{from: 0, to: 400}, 100, 0.25},
+		{axis{from: 0.1, to: 10, log: true}, 1, 0.5},
+		{axis{from: 10, to: 1000, log: true}, 0, math.Inf(-1)},
+	} {
+		if got := c.axis.place(c.v); got != c.want && math.Abs(got-c.want) > 1e-12 {
+			t.Errorf("%+v: %g is at %g, want %g", c.axis, c.v, got, c.want)
+		}
+	}
+}
+
+// TestLineLeavesOut: what an axis cannot show is left out and does no harm.
+func TestLineLeavesOut(t *testing.T) {
+	c := chart{x: axis{from: 0.1, to: 10, log: true}, y: axis{from: 10, to: 1000, log: true},
+		lines: []line{{name: "a & b", points: [][2]float64{{0.1, 100}, {1, 0}, {10, 5000}}}}}
+	picture := string(c.draw())
+	if strings.Contains(picture, "Inf") || strings.Contains(picture, "NaN") || !strings.Contains(picture, "a &amp; b") {
+		t.Error(picture)
+	}
+	if n := strings.Count(picture, `class="mark`); n != 2 { // one in the legend
+		t.Errorf("%d marks for one point", n)
+	}
+}
