@@ -184,6 +184,9 @@ func (a *ahead) Read(p []byte) (int, error) {
 	n := 0
 	if err == nil {
 		n, err = a.src.Read(p)
+		a.mu.Lock()
+		a.err = err
+		a.mu.Unlock()
 	}
 	if err == io.EOF {
 		a.passTrailer()
@@ -221,23 +224,20 @@ func (a *ahead) Close() error {
 }
 
 // finish waits, at most linger, until nothing of this reads from the
-// connection any more, and reports whether the connection is in step: the body
-// has come to its end, or is read on by net/http.
+// connection any more, and reports whether the body has come to its end, so
+// that what follows is the next request.
 func (a *ahead) finish() bool {
 	defer a.giveBack()
-	select {
-	case <-a.done:
-		return true
-	default:
-	}
 	a.mu.Lock()
 	a.turn = true
-	a.limit(time.Now().Add(linger))
+	select {
+	case <-a.done:
+	default:
+		a.limit(time.Now().Add(linger))
+	}
 	a.mu.Unlock()
 	<-a.done
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.err == nil || a.err == io.EOF
+	return !a.remains()
 }
 
 // linger is how long the rest of a body that nobody wants may take to come:

@@ -29,6 +29,7 @@ func inproc(h http.Handler) runner {
 				iw.expire()
 			}
 		}
+		defer iw.end()
 		defer context.AfterFunc(ctx, expire)()
 		h.ServeHTTP(iw, r.WithContext(ctx))
 		expire() // a handler that heeds its context may be here first
@@ -127,6 +128,14 @@ func (i *inprocWriter) expire() {
 	i.w.Header()["Connection"] = closeValue
 	writeOwn(i.w, http.StatusGatewayTimeout, expiredAnswer)
 	_ = http.NewResponseController(i.w).Flush()
+}
+
+// end waits for an expire that is under way, and lets no later one write: when
+// the handler has panicked the connection is net/http's again.
+func (i *inprocWriter) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.gone = true
 }
 
 // finish tells how the handler's answer ended, and adds the trailers.

@@ -325,7 +325,7 @@ func (c *call) endFeed() {
 	// client's leaving from there on, takes the deadline for that, and the next
 	// request on the connection for one whose client is gone.
 	if givenUp || !c.ended {
-		closeAfterReply(c.w)
+		invoke.CloseAfterReply(c.w)
 	}
 }
 
@@ -340,23 +340,3 @@ func (c *call) close() {
 		_ = c.stderr.Close()
 	}
 }
-
-// closeAfterReply makes net/http end the connection with this answer, also
-// when its head is out. Where a body is full-duplex and was not read to its
-// end, net/http would look for the next request in the rest of it, when a read
-// deadline has passed, or panic for a concurrent read, when it has not. A body
-// over its bound is the one thing of which it says so to the server.
-func closeAfterReply(w http.ResponseWriter) {
-	for {
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = u.Unwrap()
-	}
-	_, _ = http.MaxBytesReader(w, io.NopCloser(oneByte{}), 0).Read(make([]byte, 1))
-}
-
-type oneByte struct{}
-
-func (oneByte) Read(p []byte) (int, error) { return len(p), io.EOF }

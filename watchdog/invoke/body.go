@@ -66,3 +66,23 @@ func ReadBody(r *http.Request, max int64) ([]byte, error) {
 // preallocate is the longest body whose announced length is believed before a
 // byte of it was seen.
 const preallocate = 1 << 20
+
+// CloseAfterReply makes net/http end the connection of w with its answer, also
+// when the head of that is out. Where a body is full-duplex and was not read to
+// its end, net/http would look for the next request in the rest of it, when a
+// read deadline has passed, or panic for a concurrent read, when it has not. A
+// body over its bound is the one thing of which it says so to the server.
+func CloseAfterReply(w http.ResponseWriter) {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	_, _ = http.MaxBytesReader(w, io.NopCloser(oneByte{}), 0).Read(make([]byte, 1))
+}
+
+type oneByte struct{}
+
+func (oneByte) Read(p []byte) (int, error) { return len(p), io.EOF }
