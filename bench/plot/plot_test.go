@@ -137,7 +137,7 @@ func TestAxis(t *testing.T) {
 // TestLineLeavesOut: what an axis cannot show is left out and does no harm.
 func TestLineLeavesOut(t *testing.T) {
 	c := chart{x: axis{from: 0.1, to: 10, log: true}, y: axis{from: 10, to: 1000, log: true},
-		lines: []line{{name: "a & b", points: [][2]float64{{0.1, 100}, {1, 0}, {10, 5000}}}}}
+		lines: []line{{name: "a & b", points: [][2]float64{{0.1, 100}, {1, 0}, {2, 5}, {10, 5000}}}}}
 	picture := string(c.draw())
 	if strings.Contains(picture, "Inf") || strings.Contains(picture, "NaN") || !strings.Contains(picture, "a &amp; b") {
 		t.Error(picture)
