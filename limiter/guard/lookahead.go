@@ -73,7 +73,7 @@ func (a *lookahead) step(m moment) (most int, learning bool) {
 	}
 	a.prove(m)
 	a.seen.add(m, a.base)
-	all := m.used + m.room - a.base
+	all := m.used + m.room - min(a.base, m.used) // a heap may shrink while something runs
 	known := a.seen.demand(a.base, a.least)
 	fit := known.fit(all)
 	unknown := a.unknown(known)
