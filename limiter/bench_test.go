@@ -2,6 +2,8 @@ package limiter_test
 
 import (
 	"context"
+	"math"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sync/semaphore"
@@ -71,6 +73,21 @@ func BenchmarkUncontended(b *testing.B) {
 			r.release()
 		}
 	})
+}
+
+// What every request of fwatchdog takes: the guards' verdict, a slot within it,
+// and its return.
+func BenchmarkGuarded(b *testing.B) {
+	l := limiter.New(100, 0)
+	var verdict atomic.Int64 // how many may run, above eight bits of reason
+	verdict.Store(math.MaxInt64)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := l.Try(int(verdict.Load() >> 8)); err != nil {
+			b.Fatal(err)
+		}
+		l.Release()
+	}
 }
 
 // Every core, slots enough for all.

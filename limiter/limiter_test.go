@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -271,20 +272,171 @@ func TestLastStart(t *testing.T) {
 	})
 }
 
+// Whoever is told that it waits stands in line then, and not yet for long.
+func TestTellsWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limiter.New(1, 1)
+		never := func() { t.Error("told to wait") }
+		if err := l.Wait(t.Context(), never); err != nil {
+			t.Fatalf("Wait() = %v with a free slot", err)
+		}
+		told := make(chan int, 2) // one more than there should be
+		got := make(chan error)
+		go func() { got <- l.Wait(t.Context(), func() { told <- l.Waiting() }) }()
+		synctest.Wait()
+		if len(told) != 1 {
+			t.Fatalf("told %d times to wait", len(told))
+		}
+		if n := <-told; n != 1 {
+			t.Errorf("%d in line when told", n)
+		}
+		if err := l.Wait(t.Context(), never); !errors.Is(err, limiter.ErrFull) {
+			t.Errorf("Wait() = %v with the line full", err)
+		}
+		select {
+		case err := <-got:
+			t.Errorf("Wait() = %v with the slot taken", err)
+		default:
+		}
+		l.Release()
+		if err := <-got; err != nil || len(told) > 0 {
+			t.Errorf("Wait() = %v, told %d times more", err, len(told))
+		}
+		l.Release()
+	})
+}
+
+// The line moves on while one in it is being told.
+func TestGrantsWhileTelling(t *testing.T) {
+	l := limiter.New(1, 1)
+	if !l.TryAcquire() {
+		t.Fatal("refused")
+	}
+	if err := l.Wait(t.Context(), func() {
+		l.Release()
+		if running, waiting := l.Running(), l.Waiting(); running != 1 || waiting != 0 {
+			t.Errorf("%d running, %d waiting after the slot was handed over", running, waiting)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	if l.Running() != 0 {
+		t.Errorf("%d running", l.Running())
+	}
+}
+
+func TestLeavesWhenTold(t *testing.T) {
+	gone := errors.New("client gone")
+	for _, given := range []bool{false, true} { // the slot, before it has left
+		l := limiter.New(1, 1)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		if !l.TryAcquire() {
+			t.Fatal("refused")
+		}
+		err := l.Wait(ctx, func() {
+			cancel(gone)
+			if given {
+				l.Release()
+			}
+		})
+		if err == nil && given { // both had happened: either may win
+			l.Release()
+		} else if !errors.Is(err, gone) {
+			t.Errorf("Wait() = %v, want the cause", err)
+		}
+		if !given {
+			l.Release()
+		}
+		if running, waiting := l.Running(), l.Waiting(); running != 0 || waiting != 0 {
+			t.Errorf("%d running, %d waiting", running, waiting)
+		}
+	}
+}
+
+// One who dies of being told takes no slot along, nor a place in line.
+func TestPanicsWhenTold(t *testing.T) {
+	for _, given := range []bool{false, true} {
+		l := limiter.New(1, 1)
+		if !l.TryAcquire() {
+			t.Fatal("refused")
+		}
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the panic was lost")
+				}
+			}()
+			_ = l.Wait(t.Context(), func() {
+				if given {
+					l.Release()
+				}
+				panic("told")
+			})
+		}()
+		if waiting := l.Waiting(); waiting != 0 {
+			t.Errorf("%d waiting", waiting)
+		}
+		if !given {
+			l.Release()
+		}
+		if running := l.Running(); running != 0 {
+			t.Errorf("%d running", running)
+		}
+	}
+}
+
+func TestTryKeepsTheCallersBound(t *testing.T) {
+	l := limiter.New(3, 1)
+	for _, c := range []struct {
+		most int
+		want error
+	}{{-1, limiter.ErrOver}, {0, limiter.ErrOver}, {1, nil}, {1, limiter.ErrOver}, {2, nil}, {math.MaxInt, nil}, {math.MaxInt, limiter.ErrFull}, {0, limiter.ErrFull}} {
+		if err := l.Try(c.most); err != c.want {
+			t.Errorf("Try(%d) = %v, want %v with %d running", c.most, err, c.want, l.Running())
+		}
+	}
+}
+
 func TestAllocatesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context()) // one that can end
+	defer cancel()
+	l, full := limiter.New(2, 4), limiter.New(1, 0)
+	if !full.TryAcquire() {
+		t.Fatal("refused")
+	}
+	for _, c := range []struct {
+		name string
+		run  func() bool
+	}{
+		{"try and release", func() bool {
+			err := l.Try(1)
+			l.Release()
+			return err == nil
+		}},
+		{"acquire and release", func() bool {
+			err := l.Acquire(ctx)
+			l.Release()
+			return err == nil
+		}},
+		{"refused, full", func() bool { return full.Try(5) == limiter.ErrFull }},
+		{"refused, over", func() bool { return l.Try(0) == limiter.ErrOver }},
+		{"refused, no room to wait", func() bool { return full.Wait(ctx, func() {}) == limiter.ErrFull }},
+		{"statistics", func() bool { return l.Stats().Running == 0 }},
+	} {
+		good := true
+		if n := testing.AllocsPerRun(1000, func() { good = c.run() && good }); n != 0 || !good {
+			t.Errorf("%s: %g allocations, as expected: %v", c.name, n, good)
+		}
+	}
+}
+
+// Two pass one slot to and fro, so that nearly every time one of them waits.
+func TestWaitingAllocatesNothing(t *testing.T) {
 	l := limiter.New(1, 4)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if n := testing.AllocsPerRun(1000, func() {
-		if l.Acquire(ctx) != nil || l.TryAcquire() {
-			t.Error("not as expected")
-		}
-		l.Stats()
-		l.Release()
-	}); n != 0 {
-		t.Errorf("%g allocations per Acquire and Release", n)
-	}
-
+	queued := func() {}
 	var other sync.WaitGroup
 	quit := make(chan struct{})
 	other.Go(func() {
@@ -294,14 +446,14 @@ func TestAllocatesNothing(t *testing.T) {
 				return
 			default:
 			}
-			if l.Acquire(ctx) == nil {
+			if l.Wait(ctx, queued) == nil {
 				runtime.Gosched()
 				l.Release()
 			}
 		}
 	})
 	n := testing.AllocsPerRun(10_000, func() {
-		if err := l.Acquire(ctx); err != nil {
+		if err := l.Wait(ctx, queued); err != nil {
 			t.Error(err)
 		}
 		runtime.Gosched()

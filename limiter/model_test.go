@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -87,52 +88,80 @@ func (d *drive) step() {
 		pass := time.Duration(d.rng.IntN(3_000_000))
 		time.Sleep(pass)
 		d.m.pass(pass)
-	case n < 45:
+	case n < 42:
 		d.acquire()
-	case n < 50:
-		d.tryAcquire()
-	case n < 85:
+	case n < 55:
+		d.try()
+	case n < 87:
 		d.release()
-	case n < 92:
+	case n < 93:
 		d.leave()
 	case n < 96:
 		d.resize()
 	default:
 		d.compare()
 	}
-	if met := d.l.Met(); met != (!d.m.free() || len(d.m.line) > 0) {
+	if met := d.l.Met(); met != !d.m.free() {
 		d.Fatalf("Met() = %v with %d of %d running, %d waiting", met, d.m.running, d.m.limit, len(d.m.line))
+	}
+	if running, waiting := d.l.Running(), d.l.Waiting(); running != d.m.running || waiting != len(d.m.line) {
+		d.Fatalf("Running() = %d, Waiting() = %d; want %d, %d", running, waiting, d.m.running, len(d.m.line))
 	}
 }
 
+// acquire calls Acquire or Wait, which differ in that Wait tells when it
+// waits.
 func (d *drive) acquire() {
+	told, ahead := 0, len(d.m.line)
+	queued := func() {
+		told++
+		if n := d.l.Waiting(); n != ahead+1 {
+			d.Errorf("%d in line when told to be the next after %d", n, ahead)
+		}
+	}
+	call, tells := d.l.Acquire, 0
+	if d.rng.IntN(2) == 0 {
+		call, tells = func(ctx context.Context) error { return d.l.Wait(ctx, queued) }, 1
+	}
 	switch {
 	case d.m.free():
-		if err := d.l.Acquire(context.Background()); err != nil {
-			d.Fatalf("Acquire() = %v with %d of %d running", err, d.m.running, d.m.limit)
+		if err := call(context.Background()); err != nil {
+			d.Fatalf("%v with %d of %d running", err, d.m.running, d.m.limit)
 		}
 		d.m.start()
+		tells = 0
 	case len(d.m.line) >= d.m.capacity:
-		if err := d.l.Acquire(context.Background()); !errors.Is(err, ErrFull) {
-			d.Fatalf("Acquire() = %v, want ErrFull with %d of %d running, %d of %d waiting",
+		if err := call(context.Background()); !errors.Is(err, ErrFull) {
+			d.Fatalf("%v, want ErrFull with %d of %d running, %d of %d waiting",
 				err, d.m.running, d.m.limit, len(d.m.line), d.m.capacity)
 		}
+		tells = 0
 	default:
 		ctx, cancel := context.WithCancelCause(context.Background())
 		c := &caller{leave: cancel, got: make(chan error, 1)}
-		go func() { c.got <- d.l.Acquire(ctx) }()
+		go func() { c.got <- call(ctx) }()
 		synctest.Wait()
 		d.m.line = append(d.m.line, c)
 		d.nobodyGot()
 	}
+	if told != tells {
+		d.Fatalf("told %d times that it waits, want %d", told, tells)
+	}
 }
 
-func (d *drive) tryAcquire() {
-	want := d.m.free() && len(d.m.line) == 0
-	if got := d.l.TryAcquire(); got != want {
-		d.Fatalf("TryAcquire() = %v with %d of %d running, %d waiting", got, d.m.running, d.m.limit, len(d.m.line))
+func (d *drive) try() {
+	most := d.rng.IntN(12) - 1
+	var want error
+	switch {
+	case !d.m.free():
+		want = ErrFull
+	case d.m.running >= most:
+		want = ErrOver
 	}
-	if want {
+	if got := d.l.Try(most); got != want {
+		d.Fatalf("Try(%d) = %v, want %v with %d of %d running, %d waiting", most, got, want, d.m.running, d.m.limit, len(d.m.line))
+	}
+	if want == nil {
 		d.m.start()
 	}
 }
@@ -207,19 +236,20 @@ func (d *drive) compare() {
 	if s.Running != d.m.running || s.Waiting != len(d.m.line) {
 		d.Fatalf("running %d, waiting %d; want %d, %d", s.Running, s.Waiting, d.m.running, len(d.m.line))
 	}
-	if ran := d.l.ran.total.duration(); ran != d.m.ran {
+	if ran := d.l.ran.duration(); ran != d.m.ran {
 		d.Fatalf("integral of running %v, want %v", ran, d.m.ran)
 	}
 	if waited := d.l.waited.duration(); waited != d.m.waited {
 		d.Fatalf("integral of waiting %v, want %v", waited, d.m.waited)
 	}
-	if late := d.m.last.Sub(s.LastStart); late < 0 || late >= time.Duration(startGrain) {
+	if !s.LastStart.Equal(d.m.last) {
 		d.Fatalf("last start %v, want %v", s.LastStart, d.m.last)
 	}
 }
 
-func (i integral) duration() time.Duration {
-	return time.Duration(i.seconds)*time.Second + time.Duration(i.nanos)
+func (a area) duration() time.Duration {
+	seconds, nanos := bits.Div64(a.high, a.low, second)
+	return time.Duration(seconds)*time.Second + time.Duration(nanos)
 }
 
 func (d *drive) finish() {

@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -14,7 +15,7 @@ import (
 	"github.com/weir-run/weir/limiter"
 )
 
-// turn is one call of Acquire, on a clock that counts calls: from before it
+// turn is one call for a slot, on a clock that counts calls: from before it
 // was made until it was refused or left, or until after its Release.
 type turn struct {
 	from, to uint64
@@ -24,12 +25,15 @@ type turn struct {
 // storm drives a Limiter with goroutines that come, stay, panic, abort, time
 // out and leave, and keeps what each saw.
 type storm struct {
-	l       *limiter.Limiter
+	l *limiter.Limiter
+	// most is the bound that callers bring; 0 is none.
+	most    int
 	holding atomic.Int64
-	most    atomic.Int64
+	highest atomic.Int64
 	ticks   atomic.Uint64
 	inside  atomic.Int64 // time spent surely holding a slot
 	around  atomic.Int64 // and at most
+	mistold atomic.Int64 // calls that were told wrongly whether they wait
 }
 
 var errBoom = errors.New("boom")
@@ -45,8 +49,8 @@ func (s *storm) visit(rng *rand.Rand) (v turn) {
 
 	called := time.Now()
 	defer func() { s.around.Add(int64(time.Since(called))) }()
-	if err := s.l.Acquire(ctx); err != nil {
-		v.refused = errors.Is(err, limiter.ErrFull)
+	if err := s.call(ctx); err != nil {
+		v.refused = errors.Is(err, limiter.ErrFull) || errors.Is(err, limiter.ErrOver)
 		if !v.refused && !errors.Is(err, context.DeadlineExceeded) {
 			panic(err)
 		}
@@ -57,7 +61,7 @@ func (s *storm) visit(rng *rand.Rand) (v turn) {
 	defer func() { s.inside.Add(int64(time.Since(got))) }()
 	now := s.holding.Add(1)
 	defer s.holding.Add(-1)
-	for old := s.most.Load(); now > old && !s.most.CompareAndSwap(old, now); old = s.most.Load() {
+	for old := s.highest.Load(); now > old && !s.highest.CompareAndSwap(old, now); old = s.highest.Load() {
 	}
 
 	switch rng.IntN(8) {
@@ -70,6 +74,25 @@ func (s *storm) visit(rng *rand.Rand) (v turn) {
 		}
 	}
 	return v
+}
+
+// call asks for a slot as a server does: at once, then in line.
+func (s *storm) call(ctx context.Context) error {
+	most := math.MaxInt
+	if s.most > 0 {
+		most = s.most
+	}
+	err := s.l.Try(most)
+	if !errors.Is(err, limiter.ErrFull) {
+		return err
+	}
+	told := 0
+	err = s.l.Wait(ctx, func() { told++ })
+	left := err != nil && !errors.Is(err, limiter.ErrFull)
+	if told > 1 || errors.Is(err, limiter.ErrFull) && told > 0 || left && told == 0 {
+		s.mistold.Add(1)
+	}
+	return err
 }
 
 // run lets guests goroutines pay visits visits each, some of them ending by
@@ -87,7 +110,7 @@ func (s *storm) run(guests, visits int) []turn {
 				return
 			}
 			called, last := time.Now(), turn{from: s.ticks.Add(1)}
-			if s.l.TryAcquire() {
+			if s.call(context.Background()) == nil {
 				defer func() {
 					s.around.Add(int64(time.Since(called)))
 					last.to = s.ticks.Add(1)
@@ -130,27 +153,36 @@ func TestStorm(t *testing.T) {
 		visits = 150
 	}
 	for _, c := range []struct {
-		name                 string
-		limit, queue, guests int
+		name               string
+		limit, queue, most int
 	}{
-		{"one", 1, 0, 16},
-		{"few", 3, 0, 16},
-		{"queue", 2, 4, 16},
-		{"long queue", 4, 100, 16},
-		{"unlimited", 0, 0, 16},
+		{"one", 1, 0, 0},
+		{"few", 3, 0, 0},
+		{"queue", 2, 4, 0},
+		{"long queue", 4, 100, 0},
+		{"unlimited", 0, 0, 0},
+		{"bound of its own", 8, 4, 3},
+		{"bound alone", 0, 0, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &storm{l: limiter.New(c.limit, c.queue)}
-			stop := watch(t, s.l, c.limit)
-			turns := s.run(c.guests, visits)
+			const guests = 16
+			s := &storm{l: limiter.New(c.limit, c.queue), most: c.most}
+			slots, places := c.limit, c.limit+c.queue
+			switch {
+			case c.most > 0: // then all who ask bring that bound, and nobody waits
+				slots, places = c.most, c.most
+			case c.limit == 0:
+				slots, places = guests, guests+1
+			}
+			stop := watch(t, s.l, slots)
+			turns := s.run(guests, visits)
 			stop()
 
-			if most := s.most.Load(); c.limit > 0 && most > int64(c.limit) {
-				t.Errorf("%d held one of %d slots at once", most, c.limit)
+			if n := s.highest.Load(); n > int64(slots) {
+				t.Errorf("%d held one of %d slots at once", n, slots)
 			}
-			places := c.limit + c.queue
-			if c.limit == 0 {
-				places = c.guests + 1
+			if n := s.mistold.Load(); n > 0 {
+				t.Errorf("%d calls were told wrongly whether they wait", n)
 			}
 			if n := wronglyRefused(turns, places); n > 0 {
 				t.Errorf("%d of %d were refused although there was room", n, len(turns))
@@ -190,7 +222,7 @@ func watch(t *testing.T, l *limiter.Limiter, limit int) (stop func()) {
 					t.Errorf("read %+v after %+v", s, last)
 				}
 				// A float of some seconds has a grain far below a nanosecond.
-				if ran := s.RunningSeconds - last.RunningSeconds; limit > 0 && (s.Running > limit || ran > float64(limit)*elapsed+1e-9) {
+				if ran := s.RunningSeconds - last.RunningSeconds; s.Running > limit || ran > float64(limit)*elapsed+1e-9 {
 					t.Errorf("%d running, %g slot-seconds within %g s, over the limit of %d", s.Running, ran, elapsed, limit)
 				}
 				if s.Waiting > 0 && s.Running < limit {

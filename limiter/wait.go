@@ -3,21 +3,21 @@ package limiter
 import "context"
 
 // waiter stands in line. Its channel holds the one token of its slot, sent
-// under mu when it has left the list.
+// when it has left the line for it.
 type waiter struct {
 	granted    chan struct{}
 	prev, next *waiter
 	inLine     bool
 }
 
-// list is the line, first come first. All of it belongs to Limiter.mu.
-type list struct {
+// line is who waits, first come first. All of it belongs to Limiter.mu.
+type line struct {
 	first, last *waiter
 	len         int
-	since       int64 // until when Limiter.waited counts
+	at          int64 // until when Limiter.waited counts
 }
 
-func (q *list) push(p *waiter) {
+func (q *line) push(p *waiter) {
 	p.prev, p.next, p.inLine = q.last, nil, true
 	if q.last == nil {
 		q.first = p
@@ -28,7 +28,7 @@ func (q *list) push(p *waiter) {
 	q.len++
 }
 
-func (q *list) remove(p *waiter) {
+func (q *line) remove(p *waiter) {
 	if p.prev == nil {
 		q.first = p.next
 	} else {
@@ -43,36 +43,36 @@ func (q *list) remove(p *waiter) {
 	q.len--
 }
 
-func (q *list) pop() *waiter {
+func (q *line) pop() *waiter {
 	p := q.first
 	q.remove(p)
 	return p
 }
 
-// wait is Acquire when no slot was free.
-func (l *Limiter) wait(ctx context.Context, queued func()) error {
+// Wait is Acquire for a caller that wants to know that it waits, after Try has
+// told it ErrFull: it calls queued, unless that is nil, once it stands in line
+// and before it waits. A slot may be granted while queued runs. queued is not
+// called when a slot has come free meanwhile, nor for a refusal.
+func (l *Limiter) Wait(ctx context.Context, queued func()) error {
+	now := l.clock()
 	l.mu.Lock()
-	for w := l.load(); !w.queued(); w = l.load() {
-		if l.TryAcquire() {
-			l.mu.Unlock()
-			return nil
-		}
-		if w = l.load(); !w.free() && l.swap(w, w.withQueue()) {
-			break
-		}
+	if l.running < l.limit {
+		l.start(now)
+		l.mu.Unlock()
+		return nil
 	}
-	// From here on every slot is taken, until mu is let go.
-	if l.waiters.len >= l.capacity {
+	if l.line.len >= l.capacity {
 		l.mu.Unlock()
 		return ErrFull
 	}
+	l.advance(now)
+	l.advanceLine()
 	p := l.pool.Get().(*waiter)
-	l.waitedUntil(l.clock())
-	l.waiters.push(p)
+	l.line.push(p)
 	l.mu.Unlock()
 
 	if queued != nil {
-		queued()
+		l.tell(queued, p)
 	}
 	select {
 	case <-p.granted:
@@ -84,63 +84,34 @@ func (l *Limiter) wait(ctx context.Context, queued func()) error {
 	}
 }
 
+// tell calls queued for p. Should queued panic, p has left the line, or else
+// it would be given a slot that nobody releases.
+func (l *Limiter) tell(queued func(), p *waiter) {
+	told := false
+	defer func() {
+		if !told {
+			l.leave(p)
+		}
+	}()
+	queued()
+	told = true
+}
+
 // leave takes p out of line; a slot that it was given meanwhile goes on to the
 // next.
 func (l *Limiter) leave(p *waiter) {
+	now := l.clock()
 	l.mu.Lock()
-	if p.inLine {
-		l.waitedUntil(l.clock())
-		l.waiters.remove(p)
-		l.closeEmptyQueue()
-		l.mu.Unlock()
-	} else {
-		l.mu.Unlock()
+	waits := p.inLine
+	if waits {
+		l.advance(now)
+		l.advanceLine()
+		l.line.remove(p)
+	}
+	l.mu.Unlock()
+	if !waits {
 		<-p.granted
 		l.Release()
 	}
 	l.pool.Put(p)
-}
-
-// handOver gives the caller's slot to the first in line, or back when more
-// run than the limit allows. It reports false, having done nothing, when
-// nobody waits any more.
-func (l *Limiter) handOver() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for {
-		w := l.load()
-		if !w.queued() {
-			return false
-		}
-		t := l.clock()
-		if w.running() > w.limit() {
-			if l.swap(w, w.end()) {
-				l.ended(w, t)
-				return true
-			}
-			continue
-		}
-		// One end and one start at the same instant: the books stay as they
-		// are.
-		l.touch(t)
-		l.waitedUntil(t)
-		p := l.waiters.pop()
-		l.closeEmptyQueue()
-		p.granted <- struct{}{}
-		return true
-	}
-}
-
-// closeEmptyQueue lets newcomers be admitted without mu again once nobody
-// waits. Only a reader can change the word meanwhile.
-func (l *Limiter) closeEmptyQueue() {
-	if l.waiters.len > 0 {
-		return
-	}
-	for {
-		w := l.load()
-		if l.swap(w, w.withoutQueue()) {
-			return
-		}
-	}
 }
