@@ -1,5 +1,5 @@
 // Package cage runs a program inside control groups of its own with limits on
-// memory and processes, for tests and measurements that need a limit which the
+// memory, processes and processor time, for tests and measurements that need a limit which the
 // kernel enforces. It works with cgroup v1 and v2, and needs root.
 package cage
 
@@ -26,12 +26,14 @@ type Limits struct {
 	Memory int64
 	// Pids counts processes and threads.
 	Pids int
+	// CPU is in processors, such as 0.2.
+	CPU float64
 }
 
 // Cage is one set of control groups, empty at first.
 type Cage struct {
-	memory, pids *group
-	groups       []*group
+	memory, pids, cpu *group
+	groups            []*group
 	// cleaner ends what runs inside and removes the groups when its input
 	// ends, and that is when this process ends, however it does.
 	cleaner *exec.Cmd
@@ -62,6 +64,11 @@ func New(l Limits) (*Cage, error) {
 	}
 	if l.Pids > 0 {
 		if c.pids, err = c.place("pids", name); err != nil {
+			return nil, err
+		}
+	}
+	if l.CPU > 0 {
+		if c.cpu, err = c.place("cpu", name); err != nil {
 			return nil, err
 		}
 	}
@@ -104,7 +111,12 @@ func (c *Cage) build(l Limits) error {
 		}
 	}
 	if l.Pids > 0 {
-		return c.SetPids(l.Pids)
+		if err := c.SetPids(l.Pids); err != nil {
+			return err
+		}
+	}
+	if l.CPU > 0 {
+		return c.cpu.limitCPU(l.CPU)
 	}
 	return nil
 }
@@ -200,6 +212,16 @@ func optional(err error) error {
 
 // SetPids changes the limit of processes and threads.
 func (c *Cage) SetPids(n int) error { return c.pids.write("pids.max", strconv.Itoa(n)) }
+
+// limitCPU sets the share of each period of a tenth of a second.
+func (g *group) limitCPU(processors float64) error {
+	const period = 100_000 // microseconds, the kernel's default
+	quota := strconv.Itoa(int(processors * period))
+	if g.v2 {
+		return g.write("cpu.max", quota+" "+strconv.Itoa(period))
+	}
+	return errors.Join(g.write("cpu.cfs_period_us", strconv.Itoa(period)), g.write("cpu.cfs_quota_us", quota))
+}
 
 // Memory is what is used now, in bytes, as the kernel holds it against the
 // limit: with the page cache.

@@ -91,6 +91,19 @@ func TestLimitsAreEnforced(t *testing.T) {
 	}
 }
 
+func TestProcessorTimeIsLimited(t *testing.T) {
+	c := caged(t, Limits{CPU: 0.2})
+	began := time.Now()
+	cmd := c.Command("sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// Half as much again for what a period allows at its ends.
+	if used, took := cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), time.Since(began); used.Seconds() > 0.3*took.Seconds()+0.02 {
+		t.Errorf("%v of processor time in %v", used, took)
+	}
+}
+
 func TestCloseEndsWhatRunsInside(t *testing.T) {
 	c, err := New(Limits{Pids: 20})
 	if errors.Is(err, ErrUnavailable) {
