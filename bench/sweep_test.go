@@ -148,7 +148,7 @@ func TestOpenLoadWithoutServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
-	got, err := openLoad{addr: addr, request: request("GET", "/", ""), rate: 500, time: 100 * time.Millisecond, leave: time.Second, conns: 10}.run(context.Background())
+	got, err := openLoad{addr: addr, request: request("GET", "/", ""), rate: 500, time: 100 * time.Millisecond, leave: 30 * time.Second, conns: 1000}.run(context.Background())
 	if err != nil || got.due == 0 || got.failed != got.due {
 		t.Errorf("%d failed of %d: %v", got.failed, got.due, err)
 	}
