@@ -148,8 +148,9 @@ type climber struct {
 
 	up, down trials
 	// downward is set after a trial of more was no better, or when the
-	// handler became slower: less is tried first.
-	downward bool
+	// handler became slower: less is tried first. slower is set in that case
+	// until a trial ends: less is tried even when the limit is not reached.
+	downward, slower bool
 }
 
 // trials are those in one direction.
@@ -236,21 +237,16 @@ func (c *climber) guard() move {
 
 // rest judges a window at the best known limit: whether, and what, to try.
 func (c *climber) rest(w point) move {
-	c.base = c.base.plus(w)
-	slower := false
-	if shift := math.Log(w.cost() / c.ref); c.ref > 0 && math.Abs(shift) > max(changed, 3*w.noise()) {
-		slower = shift > 0
-		c.up.gap, c.up.due = 1, 0
-		c.down.gap, c.down.due = 1, 0
-		c.downward = slower
-		c.base = w
+	if c.another(w) {
+		return c.stay()
 	}
+	c.base = c.base.plus(w)
 	c.ref = c.base.cost()
 	c.up.due--
 	c.down.due--
 	more := c.up.due < 0 && w.full > 0 && c.limit < c.highest
 	busy := w.full > 0 && w.inFlight() >= float64(c.limit)/2
-	less := c.down.due < 0 && (busy || slower) && c.limit > 1
+	less := c.down.due < 0 && (busy || c.slower) && c.limit > 1
 	switch {
 	case less && (c.downward || !more):
 		return c.try(c.lower(w), Less, w)
@@ -258,6 +254,22 @@ func (c *climber) rest(w point) move {
 		return c.try(c.higher(w), More, w)
 	}
 	return c.stay()
+}
+
+// another reports whether w is of a handler, or a load, that is another than
+// it was. Then trials are due in both directions, but only after the next
+// window: what changed did so in the middle of this one.
+func (c *climber) another(w point) bool {
+	shift := math.Log(w.cost() / c.ref)
+	if c.ref <= 0 || math.Abs(shift) <= max(changed, 3*w.noise()) {
+		return false
+	}
+	c.up.gap, c.up.due = 1, 0
+	c.down.gap, c.down.due = 1, 0
+	c.slower = shift > 0
+	c.downward = c.slower
+	c.base, c.ref = point{}, w.cost()
+	return true
 }
 
 // higher and lower are what to try next.
@@ -283,6 +295,7 @@ func (c *climber) try(limit int, cause Cause, w point) move {
 
 // judge compares the window of a trial with what was seen before it.
 func (c *climber) judge(w point) move {
+	c.slower = false
 	// If the trial is better it is the best known now, and while the limit is
 	// in the way the next trial goes on from here.
 	doubt := math.Hypot(w.noise(), c.base.noise())
@@ -302,7 +315,7 @@ func (c *climber) judge(w point) move {
 	} else {
 		more, dearer := compare(w, c.base)
 		if dearer <= (1-worth)*more+doubt {
-			return c.back(w, 2)
+			return c.back(w, 4)
 		}
 		c.down.factor, c.down.due = min(c.down.factor*c.down.factor, factorLess), 0
 	}
