@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -114,6 +115,9 @@ func TestLoad(t *testing.T) {
 	if seen := int64(got.good + got.refused); seen > asked.Load() || seen < asked.Load()-8 {
 		t.Errorf("%d counted of %d", seen, asked.Load())
 	}
+	if len(got.refusals) != got.refused || !slices.IsSorted(got.refusals) || got.refusalP99() <= 0 {
+		t.Errorf("%d times of %d refusals, p99 %g ms", len(got.refusals), got.refused, got.refusalP99())
+	}
 	if len(got.latencies) != got.good || got.cpu <= 0 || got.elapsed < 200*time.Millisecond {
 		t.Errorf("%d latencies of %d, %v CPU in %v", len(got.latencies), got.good, got.cpu, got.elapsed)
 	}
@@ -140,6 +144,20 @@ func TestLoadReopens(t *testing.T) {
 	}
 	if got.failed == 0 || got.good != 0 {
 		t.Errorf("good %d, failed %d", got.good, got.failed)
+	}
+}
+
+func TestShareOfTimes(t *testing.T) {
+	var r result
+	if r.p50() != 0 || r.refusalP99() != 0 {
+		t.Errorf("p50 %g, p99 %g of none", r.p50(), r.refusalP99())
+	}
+	for i := range 1001 {
+		r.latencies = append(r.latencies, time.Duration(i)*time.Microsecond)
+		r.refusals = append(r.refusals, time.Duration(i)*time.Millisecond)
+	}
+	if r.p50() != 500 || r.refusalP99() != 990 {
+		t.Errorf("p50 %g, p99 %g; want 500, 990", r.p50(), r.refusalP99())
 	}
 }
 

@@ -19,6 +19,7 @@ var cases = []struct {
 	{"refusal", refusal},
 	{"overload", overload},
 	{"guard", guardReaction},
+	{"auto limit", autoLimit},
 	{"fork streaming", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "streaming") }},
 	{"fork serializing", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "serializing") }},
 	{"fork classic", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "classic") }},
@@ -254,7 +255,8 @@ const (
 )
 
 // overload offers ten times what the handler can take: ten clients for each of
-// its slots, and one that was refused is back after the time of a request.
+// its slots, and one that was refused is back after the time of a request. A
+// refusal is worth that much only if it comes at once.
 func overload(ctx context.Context, s settings, r *report) error {
 	g := &group{}
 	defer g.stop()
@@ -264,7 +266,12 @@ func overload(ctx context.Context, s settings, r *report) error {
 	}
 	env := []string{"mode=http", "fprocess=sleep infinity", "http_upstream_url=http://" + handler.addr,
 		fmt.Sprintf("max_inflight=%d", overloadSlots)}
-	systems := []*server{handler, g.add(s.watchdog(ctx, ours, s.fwatchdog, env...))}
+	const queued = ours + " with a queue"
+	systems := []*server{
+		handler,
+		g.add(s.watchdog(ctx, ours, s.fwatchdog, env...)),
+		g.add(s.watchdog(ctx, queued, s.fwatchdog, append(env, fmt.Sprintf("max_queue=%d", overloadSlots))...)),
+	}
 	if s.peer != "" {
 		systems = append(systems, g.add(s.watchdog(ctx, theirs, s.peer, env...)))
 	}
@@ -285,7 +292,15 @@ func overload(ctx context.Context, s settings, r *report) error {
 		r.figure(system.name, seen[system.name])
 	}
 	peak := each(seen[direct], result.rate)
-	r.atLeast("goodput at ten times the limit, share of the handler's peak", ratios(each(seen[ours], result.rate), peak), 0.9)
+	for _, c := range []struct{ name, with string }{{ours, ""}, {queued, ", with a queue"}} {
+		for _, x := range seen[c.name] {
+			if x.refused == 0 || x.failed > 0 {
+				return fmt.Errorf("%s: %d refused, %d good and %d failed", c.name, x.refused, x.good, x.failed)
+			}
+		}
+		r.atLeast("goodput at ten times the limit"+c.with+", share of the handler's peak", ratios(each(seen[c.name], result.rate), peak), 0.9)
+		r.atMost("p99 of a refusal"+c.with+", ms", each(seen[c.name], result.refusalP99), 1)
+	}
 	if s.peer != "" {
 		r.note("of-watchdog's share of the same peak", spread(ratios(each(seen[theirs], result.rate), peak)))
 	}

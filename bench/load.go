@@ -37,6 +37,7 @@ type result struct {
 	elapsed               time.Duration
 	cpu                   time.Duration
 	latencies             []time.Duration // of good answers, sorted
+	refusals              []time.Duration // how long each took, sorted
 }
 
 func (r result) rate() float64 { return float64(r.good) / r.elapsed.Seconds() }
@@ -46,12 +47,18 @@ func (r result) cpuPerAnswer() float64 {
 	return float64(r.cpu.Nanoseconds()) / 1e3 / float64(max(1, r.good+r.refused))
 }
 
-// p50 is in microseconds.
-func (r result) p50() float64 {
-	if len(r.latencies) == 0 {
+// p50 is that of good answers, in microseconds.
+func (r result) p50() float64 { return micros(r.latencies, 0.5) }
+
+// refusalP99 is what 99 of 100 refusals take at most, in milliseconds.
+func (r result) refusalP99() float64 { return micros(r.refusals, 0.99) / 1e3 }
+
+// micros is the share q of sorted times, 0 when there are none.
+func micros(sorted []time.Duration, q float64) float64 {
+	if len(sorted) == 0 {
 		return 0
 	}
-	return float64(r.latencies[len(r.latencies)/2].Nanoseconds()) / 1e3
+	return float64(sorted[int(q*float64(len(sorted)-1)+0.5)].Nanoseconds()) / 1e3
 }
 
 // maxAnswer bounds one answer, head and body.
@@ -114,6 +121,7 @@ func (l load) run(ctx context.Context) (result, error) {
 		return result{}, err
 	}
 	slices.Sort(d.result.latencies)
+	slices.Sort(d.result.refusals)
 	return d.result, nil
 }
 
@@ -122,6 +130,7 @@ func (d *driver) loop(ctx context.Context) error {
 	var cpu time.Duration
 	events := make([]unix.EpollEvent, d.conns)
 	d.result.latencies = make([]time.Duration, 0, 1<<17)
+	d.result.refusals = make([]time.Duration, 0, 1<<17)
 	for {
 		n, err := d.wait(events)
 		if err != nil {
@@ -260,6 +269,7 @@ func (d *driver) count(status int, took time.Duration) {
 		d.result.latencies = append(d.result.latencies, took)
 	case status == 429 || status == 503:
 		d.result.refused++
+		d.result.refusals = append(d.result.refusals, took)
 	default:
 		d.result.failed++
 	}
