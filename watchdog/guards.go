@@ -163,11 +163,14 @@ func (g *guards) confirm(ctx context.Context) error {
 	return err
 }
 
-// full says why the next request would be refused, "" when it would not.
+// full says why the next request would not run, "" when it would.
 func (g *guards) full() string {
 	v := g.Verdict()
-	if g.running() < v.Most() || v.Learning() {
+	if g.running() < v.Most() {
 		return ""
+	}
+	if v.Learning() {
+		return fmt.Sprintf("%s: too little is known yet of what a request takes", v.Resource())
 	}
 	if r, _, ok := g.Tripped(); ok && r == v.Resource() {
 		return fmt.Sprintf("%s: past its mark", r)

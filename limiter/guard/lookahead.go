@@ -77,8 +77,10 @@ func (a *lookahead) step(m moment) (most int, learning bool) {
 	known := a.seen.demand(a.base, a.least)
 	fit := known.fit(all)
 	unknown := a.unknown(known)
-	now := min(fit, running+m.room/max(known.most, unknown), all/unknown)
-	return bound(now), bound(now) < bound(fit)
+	guess := all / unknown
+	now := min(fit, guess, running+m.room/max(known.most, unknown))
+	// Near what fits there is nothing worth waiting for.
+	return bound(now), bound(now) < bound(fit/2) || guess < fit && guess <= now
 }
 
 // light is what is nothing beside prior, and doubtful how much less is proved

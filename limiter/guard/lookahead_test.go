@@ -190,14 +190,15 @@ func TestLookaheadKeepsBelowTheLimit(t *testing.T) {
 				return r.size * max(0, min(1, (age.Seconds()-0.3)/0.05))
 			}
 		}, 2},
-		"1 or 55 MiB": {func(m *model) {
+		"10 or 40 MiB": {func(m *model) {
 			n := 0
+			m.long = func() time.Duration { return time.Duration(300+m.random.IntN(400)) * time.Millisecond }
 			m.size = func() float64 {
 				// That the first few are all small is not to be foreseen.
 				if n++; n == 1 || n > 3 && m.random.IntN(2) == 0 {
-					return 55 * mib
+					return 40 * mib
 				}
-				return 1 * mib
+				return 10 * mib
 			}
 		}, 2},
 		"20 ms each": {func(m *model) {
