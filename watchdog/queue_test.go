@@ -518,14 +518,64 @@ func TestWaitingAndRunningLongerThanTheTimeouts(t *testing.T) {
 		clients = append(clients, b.queue(i+1, c.raw))
 		bodies = append(bodies, c.body)
 	}
+	late := b.queue(len(clients)+1, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n5byte")
+	clients, bodies = append(clients, late), append(bodies, "5byte5byte")
 	// The time passes that is not to count.
 	time.Sleep(3 * limit)
 	b.waiting(len(clients))
+	io.WriteString(late.conn, "5byte")
 	b.release()
 	for i, c := range clients {
 		c.inStep(c.want(200, bodies[i]))
 	}
 }
+
+// A refusal can be written although the request waited for longer than any
+// answer may take.
+func TestRefusalAfterWriteTimeout(t *testing.T) {
+	b := &busy{t: t, started: startInproc(t, echo, "max_inflight=1", "max_queue=1",
+		"write_timeout=10ms", "queue_timeout="+(writeSlack+200*time.Millisecond).String())}
+	if err := b.limiter.Try(1); err != nil {
+		t.Fatal(err)
+	}
+	defer b.limiter.Release()
+	b.call(post("", "5byte")).want(503, "")
+}
+
+// The end of a body that comes as the turn does clears the deadline that was
+// set for it: net/http listens for the client's leaving from there on.
+func TestEndOfABodyAtTheTurn(t *testing.T) {
+	conn, peer := net.Pipe()
+	defer conn.Close()
+	defer peer.Close()
+	src := &endingBody{reading: make(chan struct{}), end: make(chan struct{})}
+	var room sharedRoom
+	a := readAhead(&http.Request{ContentLength: -1, Body: src}, conn, &room)
+	<-src.reading
+	a.resume(time.Unix(1, 0))
+	close(src.end)
+	if body, err := io.ReadAll(a); len(body) > 0 || err != nil {
+		t.Errorf("%q, %v", body, err)
+	}
+	if !a.finish() {
+		t.Error("the body is not at its end")
+	}
+	go peer.Write([]byte("x"))
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Errorf("the connection cannot be read any more: %v", err)
+	}
+}
+
+// endingBody ends when it is told to, in a Read that is under way.
+type endingBody struct{ reading, end chan struct{} }
+
+func (b *endingBody) Read([]byte) (int, error) {
+	close(b.reading)
+	<-b.end
+	return 0, io.EOF
+}
+
+func (b *endingBody) Close() error { return nil }
 
 // What remains of a body is to be read within read_timeout of the turn.
 func TestBodyThatNeverComesAfterTheTurn(t *testing.T) {
