@@ -68,7 +68,6 @@ func (a *lookahead) step(m moment) (most int, learning bool) {
 		return bound(running + m.room/a.prior), false
 	}
 	if m.idle {
-		a.seen.idle(m.used - a.base)
 		a.base = m.used
 	}
 	a.prove(m)
@@ -76,34 +75,23 @@ func (a *lookahead) step(m moment) (most int, learning bool) {
 	all := m.used + m.room - min(a.base, m.used) // a heap may shrink while something runs
 	known := a.seen.demand(a.base, a.least)
 	fit := known.fit(all)
-	unknown := a.unknown(known)
+	unknown := a.prior / (1 + a.proven/doubtful)
 	guess := all / unknown
 	now := min(fit, guess, running+m.room/max(known.most, unknown))
 	// Near what fits there is nothing worth waiting for.
 	return bound(now), bound(now) < bound(fit/2) || guess < fit && guess <= now
 }
 
-// light is what is nothing beside prior, and doubtful how much less is proved
-// by a request that took more.
-const (
-	light    = 1.0 / 16
-	doubtful = 4
-)
-
-// unknown is what a request may take for all that is known of those before it.
-func (a *lookahead) unknown(known demand) float64 {
-	if known.most > light*a.prior {
-		return a.prior / (1 + a.proven/doubtful)
-	}
-	return a.prior / (1 + a.proven)
-}
+// doubtful is how many requests must have shown that they need less than prior
+// to count as one: of few that were small the next need not be.
+const doubtful = 4
 
 func bound(n float64) int { return int(max(1, min(n, unbounded))) }
 
 // demand is what requests take.
 type demand struct {
-	// share is what one takes when all that run do so at once, most what one
-	// has ever taken.
+	// share is what one takes when all that run do so at once, most what a
+	// single one may.
 	share, most float64
 	// mean and deviation of what single requests take: n that differ take
 	// n·mean + √n·deviation.
@@ -151,18 +139,26 @@ type window struct {
 	kept    int // how many of them are filled
 	next    int
 	second  int64
-	fresh   int // the newest of them, since nothing ran last
 	recent  []moment
 }
 
-// share is what a request was seen to take, of how many the mean that is, and
-// by how much use grew at once for each that began.
-type share struct{ size, running, jump float64 }
+// share is what was in use when requests were seen to take most, above which
+// base, and by how much use grew at once for each that began.
+type share struct{ used, base, running, jump float64 }
+
+// each is what each took, now that without any base is in use. What stayed when
+// they were gone is not what they took: a model that was loaded, a heap that
+// has grown. When it is given back it is theirs again.
+func (s share) each(base float64) (size, jump float64) {
+	stayed := max(0, base-s.base)
+	return max(0, (s.used-s.base-stayed)/s.running), max(0, s.jump-stayed)
+}
 
 const (
 	windowSeconds = 128
 	percentile    = 0.95
 	margin        = 1.25
+	rare          = 4
 	deviations    = 2
 )
 
@@ -190,34 +186,22 @@ func (w *window) add(m moment, base float64) {
 		w.second = second
 		w.next = (w.next + 1) % windowSeconds
 		w.kept = min(w.kept+1, windowSeconds)
-		w.fresh = min(w.fresh+1, windowSeconds)
-		w.seconds[w.next] = share{}
+		w.seconds[w.next] = share{used: base, base: base, running: 1}
 	}
-	w.fresh = max(w.fresh, 1)
 	s := &w.seconds[w.next]
 	s.jump = max(s.jump, jump)
-	if size := max(0, (m.used-base)/float64(running)); size >= s.size {
-		s.size, s.running = size, float64(running)
+	if (m.used-base)/float64(running) >= (s.used-s.base)/s.running {
+		s.used, s.base, s.running = m.used, base, float64(running)
 	}
-}
-
-// idle is told when nothing runs and by how much more is in use than when that
-// was so last. What stayed is not what the requests since then took: a model
-// that was loaded, a heap that has grown.
-func (w *window) idle(stayed float64) {
-	for i := range w.fresh {
-		s := &w.seconds[(w.next-i+windowSeconds)%windowSeconds]
-		s.size = max(0, s.size-max(0, stayed)/s.running)
-		s.jump = max(0, s.jump-max(0, stayed))
-	}
-	w.fresh = 0
 }
 
 // demand is what requests were seen to take, at least least each.
 //
 // share is the 95th percentile of the last minutes' highest seconds, and a
 // little more where there were higher ones: requests that grow are seldom all
-// at their largest when a sample is taken. deviation is two of what is left
+// at their largest when a sample is taken. most is bounded by a few shares, or
+// one request that was out of the way would hold up all others for minutes.
+// deviation is two of what is left
 // when mean explains a sample, for requests that take very different amounts.
 func (w *window) demand(base, least float64) demand {
 	d := demand{share: least, most: least}
@@ -225,16 +209,16 @@ func (w *window) demand(base, least float64) demand {
 		return d
 	}
 	var sorted [windowSeconds]float64
+	most := least
 	for i := range w.kept {
-		s := w.seconds[(w.next-i+windowSeconds)%windowSeconds]
-		sorted[i] = s.size
-		d.most = max(d.most, s.jump)
+		size, jump := w.seconds[(w.next-i+windowSeconds)%windowSeconds].each(base)
+		sorted[i], most = size, max(most, size, jump)
 	}
 	all := sorted[:w.kept]
 	slices.Sort(all)
 	high := all[int(math.Ceil(percentile*float64(len(all))))-1]
 	d.share = max(least, min(margin*high, all[len(all)-1]))
-	d.most = max(d.most, d.share, all[len(all)-1])
+	d.most = max(d.share, min(most, rare*d.share))
 	d.mean, d.deviation = w.spread(base)
 	if slope, ok := slope(w.recent); ok && doubt*slope < d.share {
 		part := max(0, doubt*slope/d.share)

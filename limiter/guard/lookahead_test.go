@@ -240,7 +240,7 @@ func TestLookaheadLetsLightWorkPass(t *testing.T) {
 		refused float64 // share
 	}{
 		"20 ms":   {50, func(m *model) { m.long = func() time.Duration { return 20 * time.Millisecond } }, 0},
-		"200 ms":  {50, func(m *model) { m.long = func() time.Duration { return 200 * time.Millisecond } }, 0},
+		"200 ms":  {50, func(m *model) { m.long = func() time.Duration { return 200 * time.Millisecond } }, 0.02},
 		"2 s":     {50, func(m *model) { m.long = func() time.Duration { return 2 * time.Second } }, 0.5},
 		"forever": {50, func(m *model) { m.long = func() time.Duration { return time.Hour } }, 1},
 		"garbage, in bursts": {30, func(m *model) {
