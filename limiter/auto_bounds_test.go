@@ -32,10 +32,8 @@ type bounds struct {
 	// parts are when the handler or the load changes: each part is held
 	// against its own best limit, from settled after its begin.
 	parts []time.Duration
-	// times and share are the bounds where they are not those above; after is
-	// where they apply, settled when 0.
-	times, share float64
-	after        time.Duration
+	// after is from when the bounds apply, settled when 0.
+	after time.Duration
 }
 
 func (b bounds) with(s simulation) *simulation {
@@ -77,13 +75,6 @@ func (b bounds) hold(t *testing.T) {
 	t.Parallel()
 	got, fixed := b.with(simulation{}).run(t), b.fixed(t)
 	parts, after := append(b.parts, got.length), settled
-	share, times := goodputShare, latencyTimes
-	if b.share > 0 {
-		share = b.share
-	}
-	if b.times > 0 {
-		times = b.times
-	}
 	if b.after > 0 {
 		after = b.after
 	}
@@ -93,7 +84,7 @@ func (b bounds) hold(t *testing.T) {
 		f := got.figures(from+after, to)
 		verdict := "from %v: best fixed limit %d: %v; auto: %v: %.2f of the goodput, %.2f times the p99"
 		args := []any{from, limit, best, f, f.rate / best.rate, float64(f.p99) / float64(best.p99)}
-		if !f.keeps(best, share, times) {
+		if !f.keeps(best, goodputShare, latencyTimes) {
 			t.Errorf(verdict+"\n%s", append(args, got.path())...)
 		} else {
 			t.Logf(verdict, args...)
@@ -142,7 +133,7 @@ var harder = []bounds{
 	{name: "5 s", simulation: simulation{handler: free(5 * second), clients: always(100), length: 180 * second}, after: 60 * second},
 	{name: "5 s on four slots", simulation: simulation{
 		handler: slots(4, 5*second), clients: always(64), length: 240 * second,
-	}, after: 90 * second, share: 0.85}, // a trial takes half a minute
+	}, after: 90 * second},
 	{name: "1 s on one slot", simulation: simulation{
 		handler: slots(1, second), clients: always(64), length: 240 * second,
 	}, after: 120 * second},

@@ -83,7 +83,7 @@ const (
 	// windowTold is how much of the slot-seconds those that ended must account
 	// for. At the start, and after a limit was raised, the quick ones end
 	// first, and what they say is too good.
-	windowTold = 0.5
+	windowTold = 0.8
 )
 
 // whole reports whether a window may be judged, after so many spans at the
@@ -100,7 +100,7 @@ const (
 	// worth is the share of what a perfect handler would gain from more slots
 	// that a real one must gain to be given them: with twice the slots, 2^worth
 	// times the answers.
-	worth = 0.35
+	worth = 0.2
 	// perfect is the share of that gain which may be lost where less would
 	// certainly cost answers, and need not be tried soon.
 	perfect = 0.2
@@ -184,8 +184,8 @@ func (c *climber) tick(p point, tripped bool) move {
 		return c.guard()
 	case c.trial > c.limit && c.ruinous():
 		return c.back(c.seen, 2)
-	case c.seen.time < c.settle:
-		return c.stay()
+	case c.settle > 0 && c.seen.time < max(c.settle, c.seen.span()):
+		return c.stay() // a trial that makes the handler slower takes longer
 	case c.settle > 0:
 		c.settle, c.seen = 0, point{}
 		return c.stay()
@@ -317,7 +317,7 @@ func (c *climber) judge(w point) move {
 		if dearer <= (1-worth)*more+doubt {
 			return c.back(w, 4)
 		}
-		c.down.factor, c.down.due = min(c.down.factor*c.down.factor, factorLess), 0
+		c.down.factor, c.down.due = min(c.down.factor*math.Sqrt(c.down.factor), factorLess), 0
 	}
 	c.downward = c.trial < c.limit
 	c.limit, c.trial = c.trial, 0
