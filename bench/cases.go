@@ -19,6 +19,7 @@ var cases = []struct {
 	{"refusal", refusal},
 	{"overload", overload},
 	{"guard", guardReaction},
+	{"auto limit", autoLimit},
 	{"fork streaming", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "streaming") }},
 	{"fork serializing", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "serializing") }},
 	{"fork classic", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "classic") }},

@@ -26,6 +26,7 @@ var roles = map[string]func(addr string, args []string) error{
 	"handler":      handler,
 	"ballast":      ballast,
 	"slots":        slots,
+	"shaped":       shaped,
 }
 
 // fixedAnswers is the handler behind every proxy: one thread, epoll, one fixed
