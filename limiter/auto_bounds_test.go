@@ -132,7 +132,7 @@ var harder = []bounds{
 	}, after: 60 * second},
 	{name: "5 s", simulation: simulation{handler: free(5 * second), clients: always(100), length: 180 * second}, after: 60 * second},
 	{name: "5 s on four slots", simulation: simulation{
-		handler: slots(4, 5*second), clients: always(64), length: 240 * second,
+		handler: slots(4, 5*second), clients: always(64), length: 420 * second, // a trial takes half a minute
 	}, after: 90 * second},
 	{name: "1 s on one slot", simulation: simulation{
 		handler: slots(1, second), clients: always(64), length: 240 * second,

@@ -83,7 +83,7 @@ const (
 	// windowTold is how much of the slot-seconds those that ended must account
 	// for. At the start, and after a limit was raised, the quick ones end
 	// first, and what they say is too good.
-	windowTold = 0.8
+	windowTold = 0.9
 )
 
 // whole reports whether a window may be judged, after so many spans at the
@@ -107,18 +107,14 @@ const (
 	// harm is by how much, as a logarithm, answers must have become fewer in
 	// a trial of more before its window ends, to end it at once.
 	harm = 0.2
-	// Factors of a trial: that of a handler that is known, and the bounds
-	// where trials succeed or where noise would hide less.
+	// Factors of a trial: that of a handler that is known, and the most while
+	// trials succeed, of more and of less.
 	factorLeast = 1.25
 	factorMost  = 4.0
-	factorLess  = 2.0 // the most that less is tried at once, and more in noise
+	factorLess  = 2.0
 	// settleSpans is how many spans pass after a change before what is seen is
 	// of the new limit.
 	settleSpans = 1.5
-	// noiseFactor is the size of a trial, as a logarithm, in units of the
-	// noise of a window: half of it from the threshold, and two windows are
-	// compared.
-	noiseFactor = 7
 	// Most windows between two trials of more, of which one costs a little
 	// latency, and between two of less, which cost answers: a handler that
 	// became slower is seen, and both are due then; one that could carry more
@@ -251,7 +247,7 @@ func (c *climber) rest(w point) move {
 	case less && (c.downward || !more):
 		return c.try(c.lower(w), Less, w)
 	case more:
-		return c.try(c.higher(w), More, w)
+		return c.try(c.higher(), More, w)
 	}
 	return c.stay()
 }
@@ -273,14 +269,13 @@ func (c *climber) another(w point) bool {
 }
 
 // higher and lower are what to try next.
-func (c *climber) higher(w point) int {
-	f := max(c.up.factor, min(math.Exp(noiseFactor*w.noise()), factorLess))
-	return min(max(c.limit+1, int(math.Round(float64(c.limit)*f))), c.highest)
+func (c *climber) higher() int {
+	return min(max(c.limit+1, int(math.Round(float64(c.limit)*c.up.factor))), c.highest)
 }
 
 // lower is less than what runs, lest nothing changes.
 func (c *climber) lower(w point) int {
-	f := max(c.down.factor, min(math.Exp(noiseFactor*w.noise()), factorLess))
+	f := c.down.factor
 	if w.lost > w.ended/2 {
 		f = factorLess
 	}
@@ -302,10 +297,8 @@ func (c *climber) judge(w point) move {
 	if c.trial > c.limit {
 		more, dearer := compare(c.base, w)
 		switch {
-		case dearer > (1-worth)*more+doubt:
+		case dearer > (1-worth)*more+doubt/2: // most doubts are of mixes, which a trial harms little
 			return c.back(w, 2)
-		case dearer > (1-worth)*more:
-			return c.back(w, 1)
 		case dearer < perfect*more:
 			c.down.gap, c.down.due = gapLess, gapLess
 		default:
