@@ -81,7 +81,7 @@ func TestFilesAfterWaiting(t *testing.T) {
 	for _, size := range sizes {
 		writeFile(t, filepath.Join(dir, fmt.Sprint("file", size)), numbered(size))
 	}
-	const huge = 256 << 20
+	const huge = 64 << 20
 	if err := os.WriteFile(filepath.Join(dir, "huge"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -127,14 +129,23 @@ func rawHead(method, path, id string, headers []string) string {
 	return head + "\r\n"
 }
 
-// numbered is a body of n bytes in which no two places look alike.
-func numbered(n int) string {
-	var b strings.Builder
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%08d\n", i)
+// numbered is a body of n bytes, at most 10 MiB, in which no two places look
+// alike.
+func numbered(n int) string { return allNumbers()[:n] }
+
+var allNumbers = sync.OnceValue(func() string {
+	const line = "00000000\n"
+	b := bytes.Repeat([]byte(line), 10<<20/len(line)+1)
+	for at := len(line); at < len(b); at += len(line) {
+		copy(b[at:], b[at-len(line):at])
+		digit := at + len(line) - 2
+		for ; b[digit] == '9'; digit-- {
+			b[digit] = '0'
+		}
+		b[digit]++
 	}
-	return b.String()[:n]
-}
+	return string(b)
+})
 
 // waitDepth waits until n requests stand in line.
 func (w *instance) waitDepth(n int) { w.t.Helper(); w.waitSample("watchdog_queue_depth", float64(n)) }
