@@ -85,7 +85,7 @@ func NewAuto(l *Limiter, highest int) *Auto {
 }
 
 // Observe is told of each invocation that ends, before its slot is released,
-// and how long it held the slot. It takes no lock and allocates nothing.
+// and how long it held the slot. It allocates nothing.
 func (a *Auto) Observe(took time.Duration) {
 	end := uint64(1)
 	if a.l.Met() {
