@@ -149,6 +149,7 @@ func TestCrashWhileOthersWait(t *testing.T) {
 			all := w.fill()
 			culprit.write("0\r\n\r\n")
 			if crash.code == 137 {
+				eventually(t, "the handler has both requests", func() bool { return w.saw("culprit") })
 				for _, p := range descendants(w.pid) {
 					p.kill()
 				}
