@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -75,19 +76,35 @@ func BenchmarkUncontended(b *testing.B) {
 	})
 }
 
-// What every request of fwatchdog takes: the guards' verdict, a slot within it,
-// and its return.
+// What admission adds to a request, guards and all: the watchdog has read the
+// clock for its log before and after.
 func BenchmarkGuarded(b *testing.B) {
-	l := limiter.New(100, 0)
-	var verdict atomic.Int64 // how many may run, above eight bits of reason
-	verdict.Store(math.MaxInt64)
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := l.Try(int(verdict.Load() >> 8)); err != nil {
-			b.Fatal(err)
+	guarded := func(b *testing.B, pair func(l *limiter.Limiter, most int) error) {
+		l := limiter.New(100, 0)
+		var verdict atomic.Int64 // how many may run, above eight bits of reason
+		verdict.Store(math.MaxInt64)
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := pair(l, int(verdict.Load()>>8)); err != nil {
+				b.Fatal(err)
+			}
 		}
-		l.Release()
 	}
+	b.Run("path", func(b *testing.B) {
+		now := time.Now()
+		guarded(b, func(l *limiter.Limiter, most int) error {
+			err := l.TryAt(now, most)
+			l.ReleaseAt(now)
+			return err
+		})
+	})
+	b.Run("own clock", func(b *testing.B) {
+		guarded(b, func(l *limiter.Limiter, most int) error {
+			err := l.Try(most)
+			l.Release()
+			return err
+		})
+	})
 }
 
 // Every core, slots enough for all.

@@ -74,8 +74,15 @@ func bounded(limit int) int {
 // Try takes a slot if one is free, nobody waits for it, and fewer than most run
 // now. It returns nil, ErrFull or ErrOver, and never waits. Every nil must be
 // followed by one Release, which belongs into a defer.
-func (l *Limiter) Try(most int) error {
-	now := l.clock()
+func (l *Limiter) Try(most int) error { return l.try(l.clock(), most) }
+
+// TryAt is Try for a caller that has read the clock a moment ago for purposes
+// of its own, and spares a second reading.
+func (l *Limiter) TryAt(now time.Time, most int) error {
+	return l.try(int64(now.Sub(l.base)), most)
+}
+
+func (l *Limiter) try(now int64, most int) error {
 	l.mu.Lock()
 	if l.running >= l.limit {
 		l.mu.Unlock()
@@ -101,8 +108,12 @@ func (l *Limiter) Acquire(ctx context.Context) error { return l.Wait(ctx, nil) }
 
 // Release gives a slot back, to the first who waits if anybody does. It panics
 // when none is taken.
-func (l *Limiter) Release() {
-	now := l.clock()
+func (l *Limiter) Release() { l.release(l.clock()) }
+
+// ReleaseAt is Release for a caller that has just read the clock.
+func (l *Limiter) ReleaseAt(now time.Time) { l.release(int64(now.Sub(l.base))) }
+
+func (l *Limiter) release(now int64) {
 	l.mu.Lock()
 	if l.running == 0 {
 		l.mu.Unlock()

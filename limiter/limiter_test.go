@@ -468,3 +468,22 @@ func TestWaitingAllocatesNothing(t *testing.T) {
 		t.Error("nobody waited")
 	}
 }
+
+// A reading of the clock that others have overtaken counts as theirs.
+func TestReadingsOfTheCallerNeverGoBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limiter.New(2, 0)
+		early := time.Now()
+		time.Sleep(time.Second)
+		if l.TryAt(time.Now(), 2) != nil || l.TryAt(early, 2) != nil {
+			t.Fatal("no slot")
+		}
+		time.Sleep(time.Second)
+		l.ReleaseAt(time.Now())
+		l.ReleaseAt(early)
+		time.Sleep(time.Second)
+		if got := l.Stats().RunningSeconds; got != 2 {
+			t.Errorf("%v slot-seconds, want 2", got)
+		}
+	})
+}

@@ -108,7 +108,7 @@ func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 	}
 	arrived := time.Now()
 	start := arrived
-	err := w.guards.try(r.Context())
+	err := w.guards.try(r.Context(), arrived)
 	if err == limiter.ErrFull && w.cfg.MaxQueue > 0 {
 		var p *place
 		p, err = w.wait(r, arrived)
@@ -147,13 +147,14 @@ func (w *Watchdog) response(rw http.ResponseWriter) *response {
 
 // leave gives the slot of an invocation back, however it ended.
 func (w *Watchdog) leave(start time.Time) {
-	took := time.Since(start)
+	now := time.Now()
+	took := now.Sub(start)
 	w.service.observe(took)
 	if w.auto != nil {
 		w.auto.Observe(took)
 	}
 	w.guards.finished.Add(1)
-	w.limiter.Release()
+	w.limiter.ReleaseAt(now)
 }
 
 // deadline is when an invocation's own time ends: exec_timeout after its start,

@@ -107,12 +107,12 @@ func (g *guards) running() int {
 // try takes a free slot if the guards let one more run: nil,
 // limiter.ErrFull, limiter.ErrOver, or context.Canceled for a client that left
 // meanwhile.
-func (g *guards) try(ctx context.Context) error {
+func (g *guards) try(ctx context.Context, now time.Time) error {
 	if g.gate != nil && !g.gate.opened.Load() {
-		return g.limiter.Try(math.MaxInt) // asked when the gate opens
+		return g.limiter.TryAt(now, math.MaxInt) // asked when the gate opens
 	}
 	v := g.Verdict()
-	err := g.limiter.Try(v.Most())
+	err := g.limiter.TryAt(now, v.Most())
 	if err == limiter.ErrOver && v.Learning() {
 		err = g.attempt(ctx, g.limiter.Try)
 	}
@@ -156,7 +156,7 @@ func (g *guards) confirm(ctx context.Context) error {
 		return nil
 	}
 	g.limiter.Release()
-	err := g.try(ctx)
+	err := g.try(ctx, time.Now())
 	if errors.Is(err, limiter.ErrFull) { // somebody else has the slot now
 		return limiter.ErrOver
 	}
