@@ -88,11 +88,11 @@ func (w *Watchdog) newAuto() *limiter.Auto {
 const firstSample = 100 * time.Millisecond
 
 // Bounds of holding requests while the guard learns what one takes: as long as
-// a client finds a cold start normal, and as many as a pod can be thrown at
-// without noticing.
+// a client finds a cold start normal, and as many as wait for a handler that
+// starts.
 const (
 	learnTime = 2 * time.Second
-	maxHeld   = 128
+	maxHeld   = minEarly
 )
 
 // running is how many the handler has.
