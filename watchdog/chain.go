@@ -17,7 +17,7 @@ import (
 
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/limiter"
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 var _ limiterapi.Limiter = (*limiter.Limiter)(nil)

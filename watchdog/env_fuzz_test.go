@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/weir-run/weir/watchdog/proxy"
+	"github.com/weir-run/weir/proxy"
 )
 
 // FuzzFromEnv: any environment gives a Config that Validate accepts or faults

@@ -14,7 +14,7 @@ import (
 
 	"github.com/weir-run/weir/limiter"
 	"github.com/weir-run/weir/watchdog/fork"
-	"github.com/weir-run/weir/watchdog/proxy"
+	"github.com/weir-run/weir/proxy"
 )
 
 // newRunner makes the runner of the configured mode.

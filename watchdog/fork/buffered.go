@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/contract"
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 // serialize answers with the whole output of a process that had no fault.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 // After its end an outlet yields what it held then: all of it, and no more,

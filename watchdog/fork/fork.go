@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 	"github.com/weir-run/weir/watchdog/process"
 )
 

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 	"github.com/weir-run/weir/watchdog/process"
 )
 

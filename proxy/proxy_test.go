@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/contract"
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 func TestNew(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 const (

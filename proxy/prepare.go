@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"slices"
 
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 var errTarget = errors.New("the target is not one of an origin server")

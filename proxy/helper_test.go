@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-run/weir/watchdog/invoke"
+	"github.com/weir-run/weir/invoke"
 )
 
 // patience is how long a test waits for what must happen.
