@@ -16,8 +16,8 @@ import (
 	limiterapi "github.com/openfaas/faas-middleware/concurrency-limiter"
 
 	"github.com/weir-run/weir/contract"
-	"github.com/weir-run/weir/limiter"
 	"github.com/weir-run/weir/invoke"
+	"github.com/weir-run/weir/limiter"
 )
 
 var _ limiterapi.Limiter = (*limiter.Limiter)(nil)

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weir-run/weir/limiter"
 	"github.com/weir-run/weir/invoke"
+	"github.com/weir-run/weir/limiter"
 )
 
 // Why a request that stood in line does not run, beside what the limiter and

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/limiter"
-	"github.com/weir-run/weir/watchdog/fork"
 	"github.com/weir-run/weir/proxy"
+	"github.com/weir-run/weir/watchdog/fork"
 )
 
 // newRunner makes the runner of the configured mode.

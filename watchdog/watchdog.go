@@ -30,9 +30,9 @@ import (
 
 	"github.com/weir-run/weir/health"
 	"github.com/weir-run/weir/limiter"
+	"github.com/weir-run/weir/proxy"
 	"github.com/weir-run/weir/watchdog/logs"
 	"github.com/weir-run/weir/watchdog/process"
-	"github.com/weir-run/weir/proxy"
 )
 
 // ErrKilled is what Run returns after Kill.
