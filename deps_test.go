@@ -29,7 +29,7 @@ var layers = map[string]struct {
 	"queue/jetstream":       {4, []string{"github.com/nats-io/"}},
 	"watchdog":              {3, []string{"github.com/kelseyhightower/envconfig", "github.com/prometheus/client_golang/", "github.com/openfaas/faas-middleware/", "github.com/shirou/gopsutil/v3/"}},
 	"gateway":               {3, []string{"github.com/prometheus/client_golang/"}},
-	"autoscaler":            {3, []string{"github.com/prometheus/client_golang/", "github.com/prometheus/common/expfmt"}},
+	"autoscaler":            {3, []string{"github.com/prometheus/client_golang/", "github.com/prometheus/common/"}},
 	"queue":                 {2, []string{"github.com/prometheus/client_golang/"}},
 	"fleet":                 {1, nil},
 	"proxy":                 {1, nil},

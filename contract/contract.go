@@ -9,6 +9,10 @@ const (
 	ReadyPath  = "/_/ready"
 )
 
+// DemandPath is where a weir tells the others what it carries, on its metrics
+// listener: a fleet.Report in JSON.
+const DemandPath = "/demand"
+
 // Headers, in canonical form.
 const (
 	// HeaderReject says why a request was refused before the handler saw it.
