@@ -6,7 +6,10 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/weir-run/weir/fleet"
@@ -54,6 +57,8 @@ type Config struct {
 	HoldTime     time.Duration
 	// MaxBody bounds a request body, 0 not.
 	MaxBody int64
+	// AccessLevel is the level of the one log line that each call has.
+	AccessLevel slog.Level
 }
 
 // The bounds where Config names none.
@@ -62,3 +67,55 @@ const (
 	DefaultHoldBytes    = 256 << 20
 	DefaultHoldTime     = 2 * time.Minute
 )
+
+// Gateway is safe for use by many goroutines.
+type Gateway struct {
+	cfg Config
+	// id is this start's, for Report.
+	id      string
+	metrics metrics
+
+	// ctx is of what goes on without a request: wakes. It ends with Close.
+	ctx  context.Context
+	stop context.CancelFunc
+
+	mu    sync.RWMutex
+	lanes map[function.Ref]*lane
+}
+
+// New makes a Gateway. It does nothing before it is asked; Run serves those
+// who wait and forgets what is gone.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Fleet == nil || cfg.Provider == nil || cfg.Log == nil {
+		return nil, errors.New("gateway: Fleet, Provider and Log must be given")
+	}
+	if cfg.HoldRequests <= 0 {
+		cfg.HoldRequests = DefaultHoldRequests
+	}
+	if cfg.HoldBytes <= 0 {
+		cfg.HoldBytes = DefaultHoldBytes
+	}
+	if cfg.HoldTime <= 0 {
+		cfg.HoldTime = DefaultHoldTime
+	}
+	if cfg.Gateways == nil {
+		cfg.Gateways = func() int { return 1 }
+	}
+	g := &Gateway{cfg: cfg, id: rand.Text(), lanes: map[function.Ref]*lane{}}
+	g.ctx, g.stop = context.WithCancel(context.Background())
+	return g, nil
+}
+
+// Run keeps what the gateway holds per function in step with the Fleet until
+// ctx ends.
+func (g *Gateway) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Close ends what goes on beside the requests: wakes that are under way, and
+// idle connections. Requests that wait are refused.
+func (g *Gateway) Close() error {
+	g.stop()
+	return nil
+}

@@ -1,0 +1,4 @@
+package gateway
+
+// lane is what the gateway holds for one function.
+type lane struct{}
