@@ -26,8 +26,7 @@ type Spec struct {
 
 	Type ScaleType
 	// Target is the load one replica should carry at Proportion 1: requests
-	// at once, requests a second, or milli-CPU. 0 with capacity and queue
-	// means the pods' own max_inflight, else DefaultTarget.
+	// at once, requests a second, or milli-CPU. 0 is what TargetFor says.
 	Target     float64
 	Proportion float64
 	// DownWindow: shrink to no less than what was wanted within it. 0 off.
@@ -53,15 +52,65 @@ type Spec struct {
 // Defaults of the vocabularies.
 const (
 	DefaultMax        = 20
-	DefaultTarget     = 50
-	DefaultCPUTarget  = 500
 	DefaultProportion = 0.90
 	DefaultZeroAfter  = 15 * time.Minute
 	SlimFaasZeroAfter = 300 * time.Second
+	// Where neither the owner nor a pod names a target: requests at once,
+	// requests a second, or milli-CPU.
+	DefaultTarget    = 50
+	DefaultCPUTarget = 500
 )
+
+// Bounds of what an owner may ask for. A value beyond is a Fault, for it is a
+// slip of the hand rather than a wish.
+const (
+	// MaxReplicas is more than one function can have of what a Kubernetes
+	// cluster is tested for (150,000 pods), and small enough that no sum of
+	// pods overflows.
+	MaxReplicas = 10_000
+	// MaxConcurrency and MaxTarget bound requests at once, requests a second
+	// and milli-CPU of one pod.
+	MaxConcurrency = 1_000_000
+	MaxTarget      = 1_000_000
+	// MinProportion keeps target × proportion away from zero.
+	MinProportion = 0.01
+	// MinZeroAfter is the shortest idle time that the ticks of a decider can
+	// tell from none; MaxZeroAfter is a year.
+	MinZeroAfter = time.Second
+	MaxZeroAfter = 365 * 24 * time.Hour
+	// MaxDownWindow bounds what a decider must remember of each function.
+	MaxDownWindow = time.Hour
+	// MaxDependsOn bounds what one request can wake.
+	MaxDependsOn = 64
+)
+
+// Defaults is the Spec of a function that weir/function marks and nothing
+// else is said of.
+func Defaults() Spec {
+	spec, _, _ := Parse(Sources{Annotations: map[string]string{weirPrefix + "function": "true"}})
+	return spec
+}
 
 // AwakeReplicas is what a wake asks for: max(1, min, at-start), at most max.
 func (s *Spec) AwakeReplicas() int { return min(max(1, s.Min, s.AtStart), max(1, s.Max)) }
+
+// TargetFor is the load that one replica should carry at Proportion 1, given
+// the limit that the pods say they have (0: none said).
+func (s *Spec) TargetFor(maxInflight int) float64 {
+	switch {
+	case s.Target > 0:
+		return s.Target
+	case s.Type == CPU:
+		return DefaultCPUTarget
+	case s.Type == RPS:
+		return DefaultTarget
+	case maxInflight > 0:
+		return float64(maxInflight)
+	case s.Concurrency > 0:
+		return float64(s.Concurrency)
+	}
+	return DefaultTarget
+}
 
 // Fault is one setting that could not be used.
 type Fault struct {
