@@ -24,8 +24,9 @@ const (
 	// minTarget keeps a tiny target from asking for replicas without end.
 	minTarget = 0.01
 	// LostWake is how long demand may find a function asleep before Decide
-	// wakes it: whoever holds the request wakes it at once, so longer than
-	// this means that the wake was lost.
+	// wakes it. Whoever holds a request wakes the function at once, and two
+	// writes from 0 would be in each other's way; longer than this means that
+	// the wake was lost.
 	LostWake = 2 * time.Second
 )
 
@@ -40,13 +41,15 @@ type Demand struct {
 	// and none of them could be read, or when it is only the baseline of
 	// counters that is known. Loads are ignored then.
 	Known bool
-	// Complete: every pod was read in this tick, none sampled. A function
-	// without pods is complete. Replicas are never lowered without.
+	// Complete: every pod was asked in this tick, none left out as a sample
+	// leaves some out. A function without pods is complete. Replicas are
+	// never lowered without.
 	Complete bool
 	// Peers: every other weir was read in this tick.
 	Peers bool
-	// Unknown counts pods that should have been read and could not. They are
-	// in the loads as the mean of the others, and forbid every decrease.
+	// Unknown counts pods that were asked and gave no answer. They are in the
+	// loads as the mean of the others, and forbid every decrease. Those that
+	// were never ready for as long as the function may idle are left out.
 	Unknown int
 	// Unready: a pod that a decrease would take first, because it is not
 	// Ready, has something in flight.
@@ -164,3 +167,40 @@ type Decision struct {
 
 // Write reports whether the replicas are to be changed.
 func (d Decision) Write() bool { return d.Replicas != d.From }
+
+// Decide says how many replicas a function should have. It is pure: it knows
+// no clock but now, and the same arguments give the same answer. spec and d
+// are only read. The State that it returns belongs into the next call for the
+// same function; that of a call whose Decision said ReadAll may be thrown away.
+//
+// now should come from time.Now, whose monotonic reading keeps windows right
+// when the clock on the wall is set.
+func Decide(now time.Time, spec *function.Spec, d *Demand, s State) (Decision, State) {
+	elapsed := s.advance(now, d)
+	load := d.load(spec)
+	if d.Known {
+		s.load = s.load.record(s.at, load)
+	}
+	s.idle = s.idle.observe(sight{now: now, at: s.at, elapsed: elapsed, demand: d})
+
+	out := Decision{
+		From: d.Replicas, Started: max(0, d.Started), Unknown: d.Unknown,
+		Type: spec.Type, Load: load, Target: perReplica(spec, d.MaxInflight),
+		Floor: max(1, spec.Min), Max: max(1, spec.Min, spec.Max),
+	}
+	s.measure(&out)
+	if spec.Zero {
+		out.IdleAfter = spec.Schedule.IdleAfter(now, spec.ZeroAfter)
+		out.Idle = s.idleFor(now, spec)
+	}
+	switch {
+	case d.Fixed:
+		out.Wanted, out.Reason = d.Replicas, ReasonFixed
+	case d.Replicas <= 0:
+		out.Wanted, out.Reason = s.asleep(now, spec, d, &out)
+	default:
+		out.Wanted, out.Reason = s.awake(now, spec, d, &out)
+	}
+	s.settle(spec, d, &out)
+	return out, s
+}

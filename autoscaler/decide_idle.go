@@ -1,6 +1,11 @@
 package autoscaler
 
-import "time"
+import (
+	"math"
+	"time"
+
+	"github.com/weir-run/weir/function"
+)
 
 // idleness is since when nothing goes on in a function. Other machines'
 // clocks decide only at first sight: afterwards a timestamp that moved says
@@ -13,4 +18,57 @@ type idleness struct {
 	// begun: the timestamps below were seen before.
 	begun            bool
 	start, end, wake time.Time
+}
+
+// longest is more than any function can have been idle, and far from what a
+// Duration holds.
+const longest = time.Duration(math.MaxInt64 / 4)
+
+// sight is one look at a function, with how long ago the one before was.
+type sight struct {
+	now     time.Time
+	at      time.Duration
+	elapsed time.Duration
+	demand  *Demand
+}
+
+func (i idleness) observe(look sight) idleness {
+	d := look.demand
+	oldest := look.elapsed
+	if !i.begun {
+		oldest = longest
+		i.since = look.at - age(look.now, d.Created, oldest)
+	}
+	for _, stamp := range [...]struct {
+		seen *time.Time
+		says time.Time
+	}{{&i.start, d.LastStart}, {&i.end, d.LastEnd}, {&i.wake, d.LastWake}} {
+		if stamp.says.After(*stamp.seen) {
+			i.since = max(i.since, look.at-age(look.now, stamp.says, oldest))
+		}
+		*stamp.seen = stamp.says
+	}
+	i.begun = true
+	if !i.viewed && d.Known && d.Complete && d.Peers && d.Unknown == 0 {
+		i.viewed, i.since = true, look.at
+	}
+	if d.alive() {
+		i.since = look.at
+	}
+	return i
+}
+
+// age is how long ago a moment was, from 0 to oldest.
+func age(now, moment time.Time, oldest time.Duration) time.Duration {
+	return min(max(0, now.Sub(moment)), oldest)
+}
+
+// idleFor is how long nothing went on. A wake-up time of the schedule is as
+// good as a call.
+func (s *State) idleFor(now time.Time, spec *function.Spec) time.Duration {
+	idle := s.at - s.idle.since
+	if at, ok := spec.Schedule.LastWake(now); ok {
+		idle = min(idle, now.Sub(at))
+	}
+	return max(0, idle)
 }
