@@ -262,6 +262,7 @@ func TestParseFaults(t *testing.T) {
 		{slimfaas, "SlimFaas/NumberParallelRequest", "0", "from 1"},
 		{weir, "weir/target-proportion", "90", "0.01 to 1"},
 		{weir, "weir/target-proportion", "0", "0.01 to 1"},
+		{weir, "weir/target-proportion", "1.01", "0.01 to 1"},
 		{weir, "weir/target-proportion", "nan", "0.01 to 1"},
 		{weir, "weir/zero", "yes", "true or false"},
 		{weir, "weir/zero-after", "0", "from 1s"},
@@ -343,7 +344,12 @@ func TestParseContradictions(t *testing.T) {
 	if spec.Zero || spec.Min != 1 || len(faults) != 1 || faults[0].Key != "weir/min" {
 		t.Errorf("min 0 with zero false: %+v, %v", spec, faults)
 	}
-	// A bad mark of SlimFaas's is one fault though two settings read it.
+	// A bad value is not made good by a lower one: the default is used.
+	spec, _, faults = Parse(marked(weir, map[string]string{"weir/min": "many", "com.openfaas.scale.min": "4"}))
+	if spec.Min != 1 || len(faults) != 1 {
+		t.Errorf("a bad value over a good one: %+v, %v", spec, faults)
+	}
+	// A bad value of SlimFaas's is one fault though two settings read it.
 	spec, _, faults = Parse(marked(slimfaas, map[string]string{"SlimFaas/NumberParallelRequestPerPod": "lots"}))
 	if len(faults) != 1 || spec.Target != 0 || spec.Concurrency != 0 {
 		t.Errorf("one key, two settings: %+v, %v", spec, faults)
