@@ -153,10 +153,10 @@ func (a *Autoscaler) look(ctx context.Context, j job) {
 	fn, now := j.entry.Function(), time.Now() // its Version, before the demand is read
 	g := gathering{a: a, t: t, fn: fn, pods: j.entry.Pods(), gateways: j.gateways, now: now, peers: j.complete}
 	g.gather(ctx, false)
-	decision, state := Decide(now, fn.Spec, g.demand, t.state)
+	decision, state := Decide(now, &fn.Spec, &g.demand, t.state)
 	if decision.ReadAll {
 		g.gather(ctx, true)
-		decision, state = Decide(now, fn.Spec, g.demand, t.state)
+		decision, state = Decide(now, &fn.Spec, &g.demand, t.state)
 	}
 	if ctx.Err() != nil {
 		return
