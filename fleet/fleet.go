@@ -8,6 +8,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -166,38 +167,43 @@ func (e *Entry) broadcast() {
 
 // put is called with the fleet locked.
 func (e *Entry) put(fn *function.Function) {
-	before := map[podKey]*Pod{}
-	for _, p := range e.Pods() {
+	old := e.Pods()
+	before := make(map[podKey]*Pod, len(old))
+	for _, p := range old {
 		before[keyOf(p.About())] = p
 	}
-	pods := make([]*Pod, len(fn.Pods))
+	pods, fresh := make([]*Pod, len(fn.Pods)), make([]*Pod, 0, len(fn.Pods))
 	for i := range fn.Pods {
 		about := &fn.Pods[i]
 		key := keyOf(about)
 		if p := before[key]; p != nil {
 			delete(before, key)
-			p.about.Store(about)
+			p.told(about)
 			pods[i] = p
 		} else {
 			pods[i] = newPod(e, about)
+			fresh = append(fresh, pods[i])
 		}
 	}
 	e.fn.Store(fn)
-	e.pods.Store(&pods)
+	if !slices.Equal(old, pods) {
+		e.pods.Store(&pods)
+	}
 	for _, p := range before {
 		p.leave()
 	}
-	for _, p := range pods {
-		p.seen()
+	for _, p := range fresh {
+		p.poke()
 	}
 }
 
 // drop is called with the fleet locked.
 func (e *Entry) drop() {
-	for _, p := range e.Pods() {
+	old := e.Pods()
+	e.pods.Store(nil)
+	for _, p := range old {
 		p.leave()
 	}
-	e.pods.Store(new([]*Pod))
 }
 
 type podKey struct{ uid, addr string }

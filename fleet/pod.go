@@ -33,6 +33,10 @@ const (
 	Plain
 )
 
+func (n Nature) String() string {
+	return [...]string{"unknown", "watchdog", "plain"}[n]
+}
+
 // Saying is what a pod was heard to say.
 type Saying struct {
 	State  State
@@ -51,14 +55,16 @@ type Pod struct {
 	about atomic.Pointer[function.Pod]
 	said  atomic.Pointer[Saying]
 	mu    sync.Mutex // of changes to said
-	// nudge tells the prober that something may have changed.
-	nudge chan struct{}
+	watch watch      // the Prober's
 }
 
+// unheard is said by a pod that was not heard yet.
+var unheard Saying
+
 func newPod(e *Entry, about *function.Pod) *Pod {
-	p := &Pod{entry: e, nudge: make(chan struct{}, 1)}
+	p := &Pod{entry: e}
 	p.about.Store(about)
-	p.said.Store(&Saying{})
+	p.said.Store(&unheard)
 	return p
 }
 
@@ -118,9 +124,35 @@ func (p *Pod) revise(change func(*Saying)) {
 	}
 }
 
+// poke has the pod asked soon.
 func (p *Pod) poke() {
-	select {
-	case p.nudge <- struct{}{}:
-	default:
+	if pr := p.entry.fleet.cfg.Probe; pr != nil {
+		pr.notice(p)
+	}
+}
+
+// told takes the provider's newer word on the same pod.
+func (p *Pod) told(about *function.Pod) {
+	old := p.about.Swap(about)
+	if old.Ready == about.Ready && old.Stopping == about.Stopping {
+		return
+	}
+	// Of a plain pod the provider's word is half of what is known. In a Fleet
+	// that asks nobody, what Learn was told stands.
+	if p.entry.fleet.cfg.Probe != nil && !about.Ready {
+		p.revise(func(s *Saying) {
+			if s.Nature == Plain && s.State == Started {
+				*s = lost(*s)
+			}
+		})
+	}
+	p.poke()
+}
+
+// leave is called when the pod is no more.
+func (p *Pod) leave() {
+	p.revise(func(s *Saying) { s.Room, s.State = false, Stopping })
+	if pr := p.entry.fleet.cfg.Probe; pr != nil {
+		pr.forget(p)
 	}
 }

@@ -1,0 +1,141 @@
+package fleet
+
+import (
+	"container/heap"
+	"context"
+	"time"
+)
+
+// place is where a pod stands between probes.
+type place uint8
+
+const (
+	nowhere place = iota // not to be asked unless something happens
+	waiting              // until its time
+	due                  // for a slot
+	asking               // a probe is under way
+	left                 // it is no more
+)
+
+// class is why a pod is asked. Each class has slots and a rate of its own, so
+// that none waits for another.
+type class uint8
+
+const (
+	// fresh: new or lost, and quick to say so. The fewest tries go first: a
+	// pod that has just come does not wait for those that crash and return.
+	fresh class = iota
+	// stale: not started for long, or did not even refuse.
+	stale
+	// full: serves, without room.
+	full
+	// calm: serves, with room.
+	calm
+	classes
+)
+
+// The rates, in probes a second. A probe costs some 100 µs of CPU here and as
+// much at the pod's side: with no bound, many full pods would eat a core.
+const (
+	freshRate = 10_000
+	staleRate = 1000
+	fullRate  = 2000
+	calmRate  = 200
+	// rateBurst is the part of a second's probes that may go at once.
+	rateBurst = 20
+)
+
+// line is the pods of one class.
+type line struct {
+	waiting podHeap // by time
+	due     podHeap // by rank
+	active  int
+	slots   int
+	rate    float64
+	tokens  float64
+	filled  time.Time
+}
+
+func newLine(c class, limit int) line {
+	// Half of all slots are for those that are quick and that somebody waits
+	// for.
+	l := line{slots: max(1, limit/8)}
+	switch c {
+	case fresh:
+		l.slots, l.rate = max(1, limit/2), freshRate
+	case stale:
+		l.slots, l.rate = max(1, limit/4), staleRate
+	case full:
+		l.rate = fullRate
+	case calm:
+		l.rate = calmRate
+	}
+	l.waiting.less = func(a, b *watch) bool { return a.due.Before(b.due) }
+	l.due.less = func(a, b *watch) bool {
+		if c == fresh && a.tries != b.tries {
+			return a.tries < b.tries
+		}
+		return a.due.Before(b.due)
+	}
+	return l
+}
+
+// dispatch starts what is due and may start, and returns how long nothing else
+// will be. The lock is held.
+func (pr *Prober) dispatch(ctx context.Context, now time.Time) time.Duration {
+	next := time.Hour
+	for c := range pr.lines {
+		l := &pr.lines[c]
+		for l.waiting.Len() > 0 && !l.waiting.pods[0].watch.due.After(now) {
+			p := l.waiting.remove(0)
+			p.watch.place = due
+			l.due.push(p)
+		}
+		burst := l.rate / rateBurst
+		l.tokens = min(burst, l.tokens+l.rate*now.Sub(l.filled).Seconds())
+		l.filled = now
+		for l.due.Len() > 0 && l.active < l.slots && l.tokens >= 1 {
+			l.tokens--
+			pr.start(ctx, l.due.remove(0), now)
+		}
+		if l.waiting.Len() > 0 {
+			next = min(next, l.waiting.pods[0].watch.due.Sub(now))
+		}
+		if l.due.Len() > 0 && l.active < l.slots {
+			next = min(next, time.Duration((1-l.tokens)/l.rate*float64(time.Second))+time.Microsecond)
+		}
+	}
+	return max(next, 0)
+}
+
+// podHeap has the least pod first; each knows its index.
+type podHeap struct {
+	pods []*Pod
+	less func(a, b *watch) bool
+}
+
+func (h *podHeap) push(p *Pod)           { heap.Push(h, p) }
+func (h *podHeap) remove(index int) *Pod { return heap.Remove(h, index).(*Pod) }
+func (h *podHeap) fix(index int)         { heap.Fix(h, index) }
+
+// Len, Less, Swap, Push and Pop are heap's.
+func (h *podHeap) Len() int           { return len(h.pods) }
+func (h *podHeap) Less(i, j int) bool { return h.less(&h.pods[i].watch, &h.pods[j].watch) }
+
+func (h *podHeap) Swap(i, j int) {
+	h.pods[i], h.pods[j] = h.pods[j], h.pods[i]
+	h.pods[i].watch.index, h.pods[j].watch.index = i, j
+}
+
+func (h *podHeap) Push(p any) {
+	p.(*Pod).watch.index = len(h.pods)
+	h.pods = append(h.pods, p.(*Pod))
+}
+
+func (h *podHeap) Pop() any {
+	last := len(h.pods) - 1
+	p := h.pods[last]
+	h.pods[last] = nil
+	h.pods = h.pods[:last]
+	return p
+}
