@@ -113,13 +113,16 @@ func (s *State) awake(now time.Time, spec *function.Spec, d *Demand, out *Decisi
 		return d.Replicas, ReasonNoData
 	}
 	wanted := s.follow(d.Replicas, out)
-	bounded := min(max(wanted, out.Floor), out.Max)
 	if spec.DownWindow > 0 {
-		s.down = s.down.record(s.at, bounded, spec.DownWindow)
-		bounded = min(max(bounded, s.down.highest()), out.Max)
+		s.down = s.down.record(s.at, min(max(wanted, out.Floor), out.Max), spec.DownWindow)
+		wanted = max(wanted, s.down.highest())
 	} else {
 		s.down = decline{}
 	}
+	// Only now, or each of the steps down would last a down-window.
+	// Pods on their way out may still count as started: they ask for no more.
+	wanted = max(wanted, min(out.Started/maxDown, d.Replicas))
+	bounded := min(max(wanted, out.Floor), out.Max)
 	switch {
 	case bounded == d.Replicas:
 		return bounded, ReasonSteady
@@ -131,7 +134,8 @@ func (s *State) awake(now time.Time, spec *function.Spec, d *Demand, out *Decisi
 	return bounded, ReasonLoad
 }
 
-// follow is the load of the two windows in replicas, and keeps the panic.
+// follow is the load of the two windows in replicas, and keeps the panic. How
+// far one decision may shrink is not in it.
 func (s *State) follow(replicas int, out *Decision) int {
 	ready := max(1, out.Started)
 	stable, steep := replicasFor(out.Stable, out.Target), replicasFor(out.Panic, out.Target)
@@ -145,12 +149,11 @@ func (s *State) follow(replicas int, out *Decision) int {
 		s.panicking = false
 	}
 	out.Panicking = s.panicking
-	limit := func(n int) int { return min(max(n, ready/maxDown), maxUp*ready) }
-	if !s.panicking {
-		return limit(stable)
+	if s.panicking {
+		s.panicMax = max(s.panicMax, replicas, min(max(stable, steep), maxUp*ready))
+		return s.panicMax
 	}
-	s.panicMax = max(s.panicMax, replicas, limit(stable), limit(steep))
-	return s.panicMax
+	return min(stable, maxUp*ready)
 }
 
 // asleep is how many replicas a function at zero should have. One that may
