@@ -1,0 +1,7 @@
+package local
+
+import (
+	"testing"
+)
+
+func TestPlaceholder(t *testing.T) {}
