@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weir-run/weir/contract"
@@ -121,13 +120,13 @@ func exchange(ctx context.Context, c *conn, q *question) (out outcome) {
 		if c.in == nil {
 			c.in = bufio.NewReaderSize(nil, 1<<10)
 		}
-		bounded := &io.LimitedReader{R: c.Conn, N: maxAnswerHead + maxAnswerBody}
-		c.in.Reset(bounded)
-		out.answer, again, err = readAnswer(c.in)
+		from := &source{r: c.Conn, left: maxAnswerHead + maxAnswerBody}
+		c.in.Reset(from)
+		out.answer, again, err = readAnswer(c.in, from)
 		switch {
 		case err == nil:
 			out.kind = answered
-		case errors.Is(err, errGarbage) || bounded.N <= 0:
+		case errors.Is(err, errGarbage):
 			out.kind, err = garbage, nil
 		}
 	}
@@ -159,15 +158,40 @@ var errGarbage = errors.New("not an HTTP answer")
 // readRequest is what http.ReadResponse is told that it reads the answer to.
 var readRequest = &http.Request{Method: http.MethodGet}
 
-// readAnswer reads one answer. again says that the connection can be used for
-// another. The body is read of a watchdog's alone, and of its beginning what
-// is kept. Any error but errGarbage is the reader's: no whole answer came.
-func readAnswer(in *bufio.Reader) (a answer, again bool, err error) {
+// source is what an answer is read from, up to a bound. It keeps the error that
+// ended it: what parses an answer hides it behind one of its own.
+type source struct {
+	r    io.Reader
+	left int
+	err  error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if s.left <= 0 {
+		return 0, errGarbage // nobody says so much to a probe
+	}
+	n, err := s.r.Read(p[:min(len(p), s.left)])
+	s.left -= n
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
+
+// readAnswer reads one answer from in, which reads from. again says that the
+// connection can be used for another. The body is read of a watchdog's alone,
+// and of its beginning what is kept. Any error but errGarbage is the source's:
+// no whole answer came.
+func readAnswer(in *bufio.Reader, from *source) (a answer, again bool, err error) {
 	const proto = "HTTP/"
-	if head, err := in.Peek(len(proto)); !strings.HasPrefix(proto, string(head)) {
-		return a, false, errGarbage
-	} else if err != nil {
-		return a, false, err
+	for n := range len(proto) { // byte by byte: a stranger may wait after the first
+		head, err := in.Peek(n + 1)
+		if err != nil {
+			return a, false, err
+		}
+		if string(head) != proto[:n+1] {
+			return a, false, errGarbage
+		}
 	}
 	var res *http.Response
 	for range interimAnswers {
@@ -176,11 +200,9 @@ func readAnswer(in *bufio.Reader) (a answer, again bool, err error) {
 			break
 		}
 	}
-	if err != nil {
-		var network net.Error
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) {
-			return a, false, err
-		}
+	if err != nil && from.err != nil {
+		return a, false, from.err
+	} else if err != nil {
 		return a, false, errGarbage
 	}
 	if res.StatusCode < 200 {
@@ -192,8 +214,10 @@ func readAnswer(in *bufio.Reader) (a answer, again bool, err error) {
 		return a, false, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswerBody))
-	if err != nil {
-		return answer{}, false, err
+	if err != nil && from.err == nil {
+		return answer{}, false, errGarbage
+	} else if err != nil {
+		return answer{}, false, from.err
 	}
 	rest, err := res.Body.Read(make([]byte, 1))
 	a.body = string(bytes.TrimSpace(body))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -147,10 +148,10 @@ func (pr *Prober) end() {
 	pr.ended = true
 	for c := range pr.lines {
 		l := &pr.lines[c]
-		for _, p := range append(l.waiting.pods, l.due.pods...) {
+		for _, p := range slices.Concat(l.waiting.pods, l.due.pods) {
+			pr.unlist(p)
 			pr.close(p)
 		}
-		l.waiting.pods, l.due.pods = nil, nil
 	}
 }
 
