@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // kubernetesVersion is the last minor release that works with containerd 1.x,
@@ -38,6 +36,7 @@ func sources() []source {
 	}
 	return append(all,
 		source{"helm", "helm", "helm.sh/helm/v3/cmd/helm", "-s -w"},
+		source{"faas-cli", "faas-cli", "github.com/openfaas/faas-cli", "-s -w"},
 	)
 }
 
@@ -148,26 +147,4 @@ func goTool(ctx context.Context, dir string, args ...string) (string, error) {
 		return "", fmt.Errorf("go %s in %s: %w\n%s", args[0], dir, err, exit.Stderr)
 	}
 	return string(out), err
-}
-
-// lock takes path for this process, whose end gives it back in any case.
-func lock(path string, wait bool) (func(), error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), how); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
 }

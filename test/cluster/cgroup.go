@@ -90,20 +90,28 @@ func (c cgroup) pids() ([]int, error) {
 	}
 	var pids []int
 	for _, dir := range dirs {
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			continue
-		}
+		some, err := procs(dir)
 		if err != nil {
 			return nil, err
 		}
-		for line := range strings.Lines(string(text)) {
-			if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
-				pids = append(pids, pid)
-			}
-		}
+		pids = append(pids, some...)
 	}
 	return pids, nil
+}
+
+// procs lists the processes in one group; in one that is gone there are none.
+func procs(dir string) ([]int, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	var pids []int
+	for line := range strings.Lines(string(text)) {
+		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
 }
 
 // kill ends every process in the group and removes the group. It kills until

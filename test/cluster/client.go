@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,4 +55,40 @@ func (c *client) get(ctx context.Context, path string) ([]byte, error) {
 		err = fmt.Errorf("GET %s: %s: %.200s", path, resp.Status, body)
 	}
 	return body, err
+}
+
+// A condition of a Kubernetes object's status.
+type condition struct{ Type, Status, Message string }
+
+func (c *client) ready(ctx context.Context) error {
+	_, err := c.get(ctx, "/readyz")
+	return err
+}
+
+func (c *client) nodeReady(ctx context.Context) error {
+	body, err := c.get(ctx, "/api/v1/nodes/"+nodeName)
+	if err != nil {
+		return err
+	}
+	var node struct {
+		Spec   struct{ Taints []struct{ Key string } }
+		Status struct{ Conditions []condition }
+	}
+	if err := json.Unmarshal(body, &node); err != nil {
+		return err
+	}
+	if len(node.Spec.Taints) > 0 {
+		return fmt.Errorf("the node is tainted with %s", node.Spec.Taints[0].Key)
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == "Ready" && c.Status == "True" {
+			return nil
+		}
+	}
+	return fmt.Errorf("conditions of the node: %v", node.Status.Conditions)
+}
+
+func (c *client) accountReady(ctx context.Context) error {
+	_, err := c.get(ctx, "/api/v1/namespaces/default/serviceaccounts/default")
+	return err
 }

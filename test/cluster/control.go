@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -18,11 +17,13 @@ import (
 // controllers do things that no test here means.
 const maxDown = 5 * time.Minute
 
-// A request is what cluster fault sends to cluster up, one in a connection,
-// as JSON; the answer comes when the program is up again.
+// A request is what cluster fault sends to cluster up, one in a connection, as
+// JSON; the answer comes when the fault has been done and, for a program of
+// the node, when that is up again. Either Program or Pod is set.
 type request struct {
-	Program string        `json:"program"`
-	Down    time.Duration `json:"down"`
+	Program string        `json:"program,omitempty"`
+	Pod     string        `json:"pod,omitempty"` // namespace/name
+	Down    time.Duration `json:"down,omitempty"`
 }
 
 type answer struct {
@@ -36,8 +37,14 @@ func faultCommand(ctx context.Context, args []string) error {
 	if err := parse(flags, args, "dir"); err != nil {
 		return err
 	}
-	name, ok := strings.CutSuffix(flags.Arg(0), "-restart")
-	if !ok || flags.NArg() != 1 {
+	var r request
+	program, restart := strings.CutSuffix(flags.Arg(0), "-restart")
+	switch {
+	case restart && flags.NArg() == 1:
+		r = request{Program: program, Down: *down}
+	case flags.Arg(0) == "pod-kill" && flags.NArg() == 2:
+		r = request{Pod: flags.Arg(1)}
+	default:
 		return fmt.Errorf("name one fault\n  cluster %s", usages["fault"])
 	}
 	if *down < 0 || *down > maxDown {
@@ -50,7 +57,7 @@ func faultCommand(ctx context.Context, args []string) error {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := json.NewEncoder(conn).Encode(request{name, *down}); err != nil {
+	if err := json.NewEncoder(conn).Encode(r); err != nil {
 		return err
 	}
 	var a answer
@@ -109,42 +116,8 @@ func (c *control) handle(ctx context.Context, conn net.Conn) {
 	var a answer
 	if err := json.NewDecoder(conn).Decode(&r); err != nil {
 		a.Error = "the request does not parse: " + err.Error()
-	} else if err := c.node.restart(ctx, r.Program, r.Down); err != nil {
+	} else if err := c.node.fault(ctx, r); err != nil {
 		a.Error = err.Error()
 	}
 	json.NewEncoder(conn).Encode(a)
-}
-
-// restart kills a program, waits, starts it again and waits until the node
-// answers as before.
-func (n *node) restart(ctx context.Context, name string, down time.Duration) error {
-	var names []string
-	for _, p := range n.programs {
-		if p.name == name {
-			return n.restartProgram(ctx, p, down)
-		}
-		names = append(names, p.name)
-	}
-	return fmt.Errorf("the node has no program %q; it has %s", name, strings.Join(names, ", "))
-}
-
-func (n *node) restartProgram(ctx context.Context, p *program, down time.Duration) error {
-	if p.name == "etcd" {
-		return errors.New("etcd cannot be restarted here: its data is the cluster's only copy, and it must not be in doubt")
-	}
-	p.kill(syscall.SIGKILL)
-	select {
-	case <-ctx.Done():
-		return errors.New("the node stops")
-	case <-time.After(down):
-	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := p.start(n.place, n.group, n.fail); err != nil {
-		return err
-	}
-	if err := n.wait(ctx, "the API server answers /readyz", n.client.ready); err != nil {
-		return err
-	}
-	return n.wait(ctx, "the node is Ready", n.client.nodeReady)
 }

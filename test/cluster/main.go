@@ -8,6 +8,7 @@
 //	cluster image -dir DIR -name NAME:TAG FILE=PATH...
 //	cluster import -dir DIR TAR...
 //	cluster fault -dir DIR [-down 5s] apiserver-restart
+//	cluster fault -dir DIR pod-kill NAMESPACE/POD
 package main
 
 import (
@@ -28,7 +29,7 @@ var usages = map[string]string{
 	"up":     "up -dir DIR -bin DIR -netns NAME [-keep]: run the node until SIGTERM, SIGINT or, without -keep, the end of stdin",
 	"image":  "image -dir DIR -name NAME:TAG [-entrypoint CMD] [-user UID] [-env K=V] FILE=PATH...: make an image of files and import it",
 	"import": "import -dir DIR TAR...: import images from docker-archive or OCI tars",
-	"fault":  "fault -dir DIR [-down 5s] PROGRAM-restart: kill -9 a program of the node, start it again and wait until it answers",
+	"fault":  "fault -dir DIR [-down 5s] PROGRAM-restart | pod-kill NAMESPACE/POD: kill -9 a program of the node (apiserver, kubelet, ...), start it again and wait until it answers; or kill -9 a pod's processes",
 }
 
 func main() {

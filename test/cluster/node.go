@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -129,8 +129,9 @@ func (n *node) claim() (func(), error) {
 	}
 	dirLock, err := lock(n.file("lock"), false)
 	if err != nil {
-		return nil, fmt.Errorf("another cluster runs in %s (%w): stop it, or choose another -dir", n.dir, err)
+		return nil, fmt.Errorf("%w: if a cluster runs in %s, stop it or choose another -dir", err, n.dir)
 	}
+	// The mark says that the namespace is a cluster's, living or killed.
 	mark := "/run/weir-cluster-" + n.netns
 	_, unmarked := os.Stat(mark)
 	_, noNetns := os.Stat("/run/netns/" + n.netns)
@@ -141,7 +142,7 @@ func (n *node) claim() (func(), error) {
 	nameLock, err := lock(mark, false)
 	if err != nil {
 		dirLock()
-		return nil, fmt.Errorf("another cluster runs in the network namespace %s (%w): choose another -netns", n.netns, err)
+		return nil, fmt.Errorf("%w: if a cluster runs in the network namespace %s, stop it or choose another -netns", err, n.netns)
 	}
 	unlock := func() {
 		os.Remove(mark)
@@ -162,17 +163,14 @@ func (n *node) clean() error {
 	return errors.Join(n.group.kill(ctx), removeNetns(n.netns))
 }
 
-// wipe removes what a node keeps in its folder, except its logs when asked to
-// end: whoever looks for a fault reads them then.
+// wipe removes what a node keeps in its folder, except what is named.
 func (n *node) wipe(keep ...string) error {
-	names := []string{"containerd", "containerd.sock", "containerd.sock.ttrpc", "control.sock", "cni-state", "kubelet", "var-log", "logs", "audit.log", "pki", "admin.kubeconfig"}
 	var left error
-	for _, name := range names {
-		kept := false
-		for _, k := range keep {
-			kept = kept || k == name
-		}
-		if !kept {
+	for _, name := range []string{
+		"containerd", "containerd.sock", "containerd.sock.ttrpc", "control.sock", "cni-state", "kubelet",
+		"settings", "pki", "admin.kubeconfig", "logs", "var-log", "audit.log",
+	} {
+		if !slices.Contains(keep, name) {
 			left = errors.Join(left, os.RemoveAll(n.file(name)))
 		}
 	}
@@ -219,7 +217,7 @@ func (n *node) up(ctx context.Context) error {
 
 // prepare makes the namespace, the group, the certificates and the settings.
 func (n *node) prepare(ctx context.Context) error {
-	if err := errors.Join(os.MkdirAll(n.file("logs"), 0o755), n.group.make(), makeNetns(ctx, n.netns)); err != nil {
+	if err := errors.Join(os.MkdirAll(n.file("logs"), 0o755), os.MkdirAll(n.file("settings"), 0o700), n.group.make(), makeNetns(ctx, n.netns)); err != nil {
 		return err
 	}
 	var err error
@@ -243,11 +241,11 @@ func (n *node) prepare(ctx context.Context) error {
 		if err := n.pki.issue(user, subject, hosts...); err != nil {
 			return err
 		}
-		if err := n.pki.kubeconfig(n.file(user+".kubeconfig"), user); err != nil {
+		if err := n.pki.kubeconfig(n.setting(user+".kubeconfig"), user); err != nil {
 			return err
 		}
 	}
-	if err := n.writeSettings(); err != nil {
+	if err := errors.Join(n.writeSettings(), n.pki.kubeconfig(n.file("admin.kubeconfig"), "admin")); err != nil {
 		return err
 	}
 	n.place, err = enter(n.netns, map[string]string{
@@ -303,8 +301,8 @@ func (n *node) serve(ctx context.Context) error {
 	}
 }
 
-// down ends all there is of the node. The certificates, the logs and the audit
-// log stay until the next start.
+// down ends all there is of the node. Its logs stay until the next start, for
+// whoever looks for a fault.
 func (n *node) down() error {
 	for _, p := range n.programs {
 		p.mu.Lock()
@@ -319,40 +317,4 @@ func (n *node) down() error {
 		n.place.leave()
 	}
 	return errors.Join(err, n.wipe("logs", "var-log", "audit.log"))
-}
-
-// A condition of a Kubernetes object's status.
-type condition struct{ Type, Status, Message string }
-
-func (c *client) ready(ctx context.Context) error {
-	_, err := c.get(ctx, "/readyz")
-	return err
-}
-
-func (c *client) nodeReady(ctx context.Context) error {
-	body, err := c.get(ctx, "/api/v1/nodes/"+nodeName)
-	if err != nil {
-		return err
-	}
-	var node struct {
-		Spec   struct{ Taints []struct{ Key string } }
-		Status struct{ Conditions []condition }
-	}
-	if err := json.Unmarshal(body, &node); err != nil {
-		return err
-	}
-	if len(node.Spec.Taints) > 0 {
-		return fmt.Errorf("the node is tainted with %s", node.Spec.Taints[0].Key)
-	}
-	for _, c := range node.Status.Conditions {
-		if c.Type == "Ready" && c.Status == "True" {
-			return nil
-		}
-	}
-	return fmt.Errorf("conditions of the node: %v", node.Status.Conditions)
-}
-
-func (c *client) accountReady(ctx context.Context) error {
-	_, err := c.get(ctx, "/api/v1/namespaces/default/serviceaccounts/default")
-	return err
 }

@@ -43,6 +43,9 @@ func (n *node) program(name string) string { return filepath.Join(n.bin, name) }
 
 func (n *node) file(name string) string { return filepath.Join(n.dir, name) }
 
+// setting is a file that is written for one start.
+func (n *node) setting(name string) string { return filepath.Join(n.dir, "settings", name) }
+
 // socket is containerd's.
 func (n *node) socket() string { return n.file("containerd.sock") }
 
@@ -58,7 +61,7 @@ func (n *node) etcd() []string {
 }
 
 func (n *node) containerd() []string {
-	return []string{"containerd", "--config", n.file("containerd.toml"), "--log-level", "warn"}
+	return []string{"containerd", "--config", n.setting("containerd.toml"), "--log-level", "warn"}
 }
 
 func (n *node) apiserver() []string {
@@ -80,7 +83,7 @@ func (n *node) apiserver() []string {
 		"--kubelet-client-key=" + n.pki.path("apiserver-kubelet.key"),
 		"--kubelet-certificate-authority=" + n.pki.path("ca.crt"),
 		"--kubelet-preferred-address-types=InternalIP", // there is no DNS
-		"--audit-policy-file=" + n.file("audit-policy.yaml"),
+		"--audit-policy-file=" + n.setting("audit-policy.yaml"),
 		"--audit-log-path=" + n.file("audit.log"),
 		"--audit-log-mode=blocking", // a test that got its answer finds the line
 		// Both compare caches with etcd all the time; the first also needs a
@@ -92,7 +95,7 @@ func (n *node) apiserver() []string {
 func (n *node) controllerManager() []string {
 	return []string{
 		n.program("kube-controller-manager"),
-		"--kubeconfig=" + n.file("controller-manager.kubeconfig"),
+		"--kubeconfig=" + n.setting("controller-manager.kubeconfig"),
 		"--use-service-account-credentials=true",
 		"--service-account-private-key-file=" + n.pki.path("service-account.key"),
 		"--root-ca-file=" + n.pki.path("ca.crt"),
@@ -108,7 +111,7 @@ func (n *node) controllerManager() []string {
 func (n *node) scheduler() []string {
 	return []string{
 		n.program("kube-scheduler"),
-		"--kubeconfig=" + n.file("scheduler.kubeconfig"),
+		"--kubeconfig=" + n.setting("scheduler.kubeconfig"),
 		"--leader-elect=false",
 		"--bind-address=127.0.0.1",
 	}
@@ -117,8 +120,8 @@ func (n *node) scheduler() []string {
 func (n *node) kubelet() []string {
 	return []string{
 		n.program("kubelet"),
-		"--config=" + n.file("kubelet.yaml"),
-		"--kubeconfig=" + n.file("kubelet.kubeconfig"),
+		"--config=" + n.setting("kubelet.yaml"),
+		"--kubeconfig=" + n.setting("kubelet.kubeconfig"),
 		"--hostname-override=" + nodeName,
 		"--node-ip=" + nodeIP,
 		"--housekeeping-interval=30s",
@@ -128,7 +131,7 @@ func (n *node) kubelet() []string {
 func (n *node) kubeProxy() []string {
 	return []string{
 		n.program("kube-proxy"),
-		"--kubeconfig=" + n.file("kube-proxy.kubeconfig"),
+		"--kubeconfig=" + n.setting("kube-proxy.kubeconfig"),
 		"--hostname-override=" + nodeName,
 		"--proxy-mode=nftables",
 		"--cluster-cidr=" + podsNet,
@@ -144,16 +147,16 @@ func (n *node) kubeProxy() []string {
 
 // writeSettings writes the files that the arguments above name.
 func (n *node) writeSettings() error {
-	if err := os.MkdirAll(n.file("cni"), 0o755); err != nil {
+	if err := os.MkdirAll(n.setting("cni"), 0o755); err != nil {
 		return err
 	}
 	for name, text := range map[string]string{
-		"containerd.toml":      fmt.Sprintf(containerdTOML, n.file("containerd"), n.socket(), pauseImage, n.file("cni")),
+		"containerd.toml":      fmt.Sprintf(containerdTOML, n.file("containerd"), n.socket(), pauseImage, n.setting("cni")),
 		"cni/10-pods.conflist": fmt.Sprintf(podsConflist, podsNet),
 		"kubelet.yaml":         fmt.Sprintf(kubeletYAML, n.pki.path("ca.crt"), n.pki.path("kubelet.crt"), n.pki.path("kubelet.key"), n.socket(), n.group.name),
 		"audit-policy.yaml":    auditPolicyYAML,
 	} {
-		if err := os.WriteFile(n.file(name), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(n.setting(name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
@@ -195,8 +198,9 @@ const podsConflist = `{
 }
 `
 
-// The kubelet evicts at its own marks, not at those of a disk that other work
-// on this machine fills.
+// The kubelet evicts at small marks of its own, since other work on this
+// machine fills its disk. There is no DNS: in a pod, 127.0.0.1 refuses a look-up
+// at once, and the kubelet raises no Event for want of a server.
 const kubeletYAML = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication:
@@ -219,6 +223,7 @@ imageGCLowThresholdPercent: 99
 oomScoreAdj: 0
 makeIPTablesUtilChains: false
 resolvConf: ""
+clusterDNS: [127.0.0.1]
 eventRecordQPS: 0
 registryPullQPS: 0
 nodeStatusUpdateFrequency: 30s
