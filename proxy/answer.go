@@ -47,6 +47,8 @@ type answer struct {
 	// it is an event stream.
 	stream, events bool
 	typed          bool // has a Content-Type
+	// trusted: the upstream may say what only a watchdog may. Not of the head.
+	trusted bool
 }
 
 // headEnd returns the length of the head at the start of b, its empty line
@@ -71,7 +73,7 @@ func headEnd(b []byte, from int) (n int, whole bool) {
 // parse reads a head whose end was found. It accepts what has one meaning
 // only, and a bare LF as the end of a line.
 func (a *answer) parse(head string) error {
-	*a = answer{fields: a.fields[:0], named: a.named[:0], trailers: a.trailers[:0], length: -1}
+	*a = answer{fields: a.fields[:0], named: a.named[:0], trailers: a.trailers[:0], length: -1, trusted: a.trusted}
 	line, rest := cutLine(head)
 	minor, err := a.statusLine(line)
 	if err != nil {
@@ -224,10 +226,22 @@ func (a *answer) bodiless(method string) bool {
 func (a *answer) reserved(name string) bool {
 	switch name {
 	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
-		"Te", "Trailer", "Transfer-Encoding", "Upgrade", contract.HeaderReject, contract.HeaderInternal:
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
 		return true
+	case contract.HeaderReject, contract.HeaderInternal:
+		return !a.trusted
 	}
 	return len(a.named) > 0 && hasToken(a.named, name)
+}
+
+// Get implements Fields: of what stays here it says nothing.
+func (a *answer) Get(name string) string {
+	for _, f := range a.fields {
+		if f.name == name && !a.reserved(name) {
+			return f.value
+		}
+	}
+	return ""
 }
 
 // copyTo puts the headers that go out into h. A name that h already has is

@@ -15,6 +15,7 @@ type conn struct {
 	net.Conn
 	raw   syscall.RawConn
 	since time.Time // when it became idle
+	sent  int64     // bytes that were written
 
 	poll   [1]unix.PollFd
 	pollFD func(fd uintptr)
@@ -40,6 +41,34 @@ func newConn(nc net.Conn) (*conn, error) {
 	return c, nil
 }
 
+// Write implements io.Writer.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent += int64(n)
+	return n, err
+}
+
+// writeBoth sends two pieces in one write.
+func (c *conn) writeBoth(a, b []byte) error {
+	pieces := net.Buffers{a, b}
+	n, err := pieces.WriteTo(c.Conn)
+	c.sent += n
+	return err
+}
+
+// acked is how many of the bytes that were written the other side has
+// acknowledged; where the kernel does not say, all of them.
+func (c *conn) acked() int64 {
+	acked := c.sent
+	_ = c.raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Bytes_acked > 0 {
+			acked = int64(info.Bytes_acked) - 1 // the first is that of the SYN
+		}
+	})
+	return acked
+}
+
 // hangUp breaks the connection: every read and write on it ends at once.
 func (c *conn) hangUp() { c.Conn.Close() }
 
@@ -55,6 +84,9 @@ func (c *conn) readable() bool {
 // pool keeps idle connections, the last one used on top, so that what a burst
 // needed falls out of use and is closed.
 type pool struct {
+	life time.Duration // 0 is idleLife
+	most int           // 0 is no bound
+
 	mu     sync.Mutex
 	idle   []*conn
 	armed  bool
@@ -77,7 +109,7 @@ func (p *pool) get(now time.Time) *conn {
 		p.mu.Unlock()
 		// Whatever is readable on an idle connection is its end, or bytes
 		// that no request asked for.
-		if now.Sub(c.since) < idleLife && !c.readable() {
+		if now.Sub(c.since) < p.idleLife() && !c.readable() {
 			return c
 		}
 		c.Close()
@@ -88,7 +120,7 @@ func (p *pool) put(c *conn, now time.Time) {
 	c.since = now
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || p.most > 0 && len(p.idle) >= p.most {
 		c.Close()
 		return
 	}
@@ -98,10 +130,17 @@ func (p *pool) put(c *conn, now time.Time) {
 	}
 	p.armed = true
 	if p.timer == nil {
-		p.timer = time.AfterFunc(idleLife, p.expire)
+		p.timer = time.AfterFunc(p.idleLife(), p.expire)
 	} else {
-		p.timer.Reset(idleLife)
+		p.timer.Reset(p.idleLife())
 	}
+}
+
+func (p *pool) idleLife() time.Duration {
+	if p.life > 0 {
+		return p.life
+	}
+	return idleLife
 }
 
 func (p *pool) empty() bool {
@@ -117,7 +156,7 @@ func (p *pool) expire() {
 	defer p.mu.Unlock()
 	now := time.Now()
 	n := 0
-	for n < len(p.idle) && now.Sub(p.idle[n].since) >= idleLife {
+	for n < len(p.idle) && now.Sub(p.idle[n].since) >= p.idleLife() {
 		p.idle[n].Close()
 		n++
 	}
@@ -125,7 +164,7 @@ func (p *pool) expire() {
 	clear(p.idle[len(p.idle):cap(p.idle)])
 	p.armed = len(p.idle) > 0
 	if p.armed {
-		p.timer.Reset(idleLife - now.Sub(p.idle[0].since))
+		p.timer.Reset(p.idleLife() - now.Sub(p.idle[0].since))
 	}
 }
 

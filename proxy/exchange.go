@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/weir-run/weir/contract"
@@ -33,15 +34,22 @@ type exchange struct {
 	p           *Proxy
 	w           http.ResponseWriter
 	r           *http.Request
+	ctx         context.Context // ends when the client leaves
 	exec, write time.Time
 	start       time.Time
+	// call is whose try this is, nil in Serve; head bounds the time until the
+	// head of its answer.
+	call *Call
+	head time.Time
 
 	c      *conn
-	reused bool // c carried another request before
+	reused bool  // c carried another request before
+	before int64 // what had been written to c before this request
 	// unhook ends the watch; nil before it began.
 	unhook func() bool
 
-	out []byte // head of the request and a small body
+	out  []byte // head of the request and a small body
+	tail []byte // a small body that is not in out
 	// kind and source of the body; length is -1 for chunks. When source is
 	// nil it is r.Body.
 	kind    bodyKind
@@ -57,9 +65,11 @@ type exchange struct {
 	begun bool
 }
 
-func newExchange(p *Proxy) *exchange {
-	return &exchange{p: p, out: make([]byte, 0, 2<<10), in: reader{buf: make([]byte, inSize)}}
-}
+// spare are the exchanges of all Proxies: a gateway has one for each of many
+// pods.
+var spare = sync.Pool{New: func() any {
+	return &exchange{out: make([]byte, 0, 2<<10), in: reader{buf: make([]byte, inSize)}}
+}}
 
 // release gives the exchange back, and its connection up if it still has it.
 func (x *exchange) release() {
@@ -69,9 +79,9 @@ func (x *exchange) release() {
 		x.out = make([]byte, 0, 2<<10)
 	}
 	clear(x.ans.fields)
-	*x = exchange{p: x.p, out: x.out[:0], in: x.in, ans: answer{
+	*x = exchange{out: x.out[:0], in: x.in, ans: answer{
 		fields: x.ans.fields[:0], named: x.ans.named[:0], trailers: x.ans.trailers[:0]}}
-	x.p.spare.Put(x)
+	spare.Put(x)
 }
 
 // serve is the life of a request: head, body, answer, and the connection back
@@ -80,7 +90,7 @@ func (x *exchange) serve() error {
 	if err := x.prepare(); err != nil {
 		return err
 	}
-	err := x.call()
+	err := x.ask()
 	if err == nil && x.ans.code == http.StatusSwitchingProtocols {
 		return x.tunnel()
 	}
@@ -94,10 +104,10 @@ func (x *exchange) serve() error {
 	return nil
 }
 
-// call sends the request and reads the head of the final answer. A kept
+// ask sends the request and reads the head of the final answer. A kept
 // connection may die under the request without the handler having seen it;
 // where the request can be repeated, it is, once, on a fresh one.
-func (x *exchange) call() error {
+func (x *exchange) ask() error {
 	for {
 		if err := x.connect(); err != nil {
 			return err
@@ -120,9 +130,9 @@ func (x *exchange) call() error {
 // connect takes a kept connection for the first try, and a fresh one for the
 // second.
 func (x *exchange) connect() error {
-	ctx, deadline := x.r.Context(), earliest(x.exec, x.write)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	deadline := x.deadline()
+	if err := x.ctx.Err(); err != nil {
+		return err
 	}
 	first := !x.reused
 	x.reused = false
@@ -131,14 +141,14 @@ func (x *exchange) connect() error {
 		x.reused = x.c != nil
 	}
 	if x.c == nil {
-		c, err := x.p.dial(ctx, deadline)
+		c, err := x.p.dial(x.ctx, deadline)
 		if err != nil {
 			return err
 		}
 		x.c = c
 	}
-	x.in.src = x.c
-	if x.kind == bodyInline && len(x.out) <= smallRequest {
+	x.in.src, x.before = x.c, x.c.sent
+	if x.kind == bodyInline && len(x.out)+len(x.tail) <= smallRequest {
 		x.c.SetDeadline(earliest(deadline, x.start.Add(unwatched)))
 	} else {
 		x.watch()
@@ -149,9 +159,13 @@ func (x *exchange) connect() error {
 // watch sets the real deadlines, and has the connection broken when the client
 // leaves, which ends every wait of this exchange.
 func (x *exchange) watch() {
-	x.c.SetDeadline(earliest(x.exec, x.write))
-	x.unhook = context.AfterFunc(x.r.Context(), x.c.hangUp)
+	x.c.SetDeadline(x.deadline())
+	x.unhook = context.AfterFunc(x.ctx, x.c.hangUp)
 }
+
+// deadline is when the exchange must have ended, or its next part; zero is no
+// bound.
+func (x *exchange) deadline() time.Time { return earliest(earliest(x.exec, x.write), x.head) }
 
 // late says whether err is only the end of the time without a watch, which
 // begins now.
@@ -175,18 +189,21 @@ func (x *exchange) fill() error {
 // send writes what prepare built. again says whether a failure may be
 // repeated, since nothing was written.
 func (x *exchange) send() (again bool, err error) {
-	n, err := x.c.Write(x.out)
-	if x.late(err) {
-		var m int
-		m, err = x.c.Write(x.out[n:])
-		n += m
+	if len(x.tail) > 0 {
+		err = x.c.writeBoth(x.out, x.tail)
+	} else {
+		var n int
+		n, err = x.c.Write(x.out)
+		if x.late(err) {
+			_, err = x.c.Write(x.out[n:])
+		}
 	}
 	switch {
 	case err == nil && x.kind == bodyStreamed && !x.expect:
 		x.startUpload()
 	case timeUp(err):
 		return false, err
-	case err != nil && n == 0 && x.reused:
+	case err != nil && x.c.sent == x.before && x.reused:
 		return true, err
 	}
 	// A handler may answer without reading all and close: the answer counts,
@@ -196,20 +213,23 @@ func (x *exchange) send() (again bool, err error) {
 
 // repeatable says whether the request may arrive twice.
 func (x *exchange) repeatable() bool {
-	return x.in.total == 0 && x.kind == bodyInline && idempotent(x.r.Method)
+	return x.in.total == 0 && x.kind == bodyInline && Idempotent(x.r.Method)
 }
 
 // await reads up to the head of the final answer.
 func (x *exchange) await() (again bool, err error) {
 	asked := x.kind != bodyInline && x.expect
 	if asked {
-		x.c.SetReadDeadline(earliest(earliest(x.exec, x.write), time.Now().Add(continueWait)))
+		if x.call == nil || !x.call.Watchdog {
+			x.c.SetReadDeadline(earliest(x.deadline(), time.Now().Add(continueWait)))
+		}
 	}
 	for {
 		err := x.readHead()
 		if asked && (err == nil && x.ans.code == http.StatusContinue || x.onlySilent(err)) {
 			asked = false
-			x.c.SetReadDeadline(earliest(x.exec, x.write))
+			x.head = time.Time{}
+			x.c.SetReadDeadline(x.deadline())
 			if err := x.sendAsked(); err != nil {
 				return false, err
 			}
@@ -240,7 +260,7 @@ func (x *exchange) onlySilent(err error) bool {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
-	deadline := earliest(x.exec, x.write)
+	deadline := x.deadline()
 	return deadline.IsZero() || time.Now().Before(deadline)
 }
 
@@ -302,12 +322,12 @@ func (x *exchange) answer() error {
 		// What the handler did not say is not guessed.
 		h["Content-Type"] = nil
 	}
-	if x.upload != nil && !x.upload.eof.Load() {
+	if x.upload != nil && !x.upload.eof.Load() || x.upload == nil && x.call != nil && x.call.unread() {
 		// The rest of the upload would be taken for the next request. It also
 		// keeps the server from reading that rest before it sends the head.
 		h["Connection"] = []string{"close"}
 	}
-	x.duration(h)
+	x.final(h)
 	if x.ans.events {
 		if x.unhook == nil {
 			x.watch()
@@ -328,7 +348,14 @@ func (x *exchange) answer() error {
 	return nil
 }
 
-func (x *exchange) duration(h http.Header) {
+// final adds to the headers of the answer what is said here.
+func (x *exchange) final(h http.Header) {
+	if x.call != nil {
+		if x.call.Answer != nil {
+			x.call.Answer(x.ans.code, h)
+		}
+		return
+	}
 	seconds := time.Since(x.start).Seconds()
 	h[contract.HeaderDuration] = []string{strconv.FormatFloat(seconds, 'f', 6, 64)}
 }
@@ -346,8 +373,8 @@ func (x *exchange) fault(err error) error {
 	switch {
 	case errors.As(err, &request), errors.Is(err, context.Canceled):
 		return err
-	case x.r.Context().Err() != nil:
-		return x.r.Context().Err()
+	case x.ctx.Err() != nil:
+		return x.ctx.Err()
 	case timeUp(err):
 		return context.DeadlineExceeded
 	case errors.As(err, &client):

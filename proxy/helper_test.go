@@ -26,6 +26,31 @@ const patience = 20 * time.Second
 // discard takes what net/http says about the faults that tests cause.
 var discard = log.New(io.Discard, "", 0)
 
+// byCall is what new fronts have as theirs.
+var byCall bool
+
+// TestByCall has a Call pass what Serve passes.
+func TestByCall(t *testing.T) {
+	byCall = true
+	t.Cleanup(func() { byCall = false })
+	for name, test := range map[string]func(*testing.T){
+		"BadAnswers": TestBadAnswers, "GoodAnswers": TestGoodAnswers, "SplitAnswers": TestSplitAnswers,
+		"RealHandlers": TestRealHandlers, "AgainstReverseProxy": TestAgainstReverseProxy,
+		"Target": TestTarget, "TargetsOfOthers": TestTargetsOfOthers, "UnixUpstream": TestUnixUpstream,
+		"Unreachable": TestUnreachable, "IdleConnectionsEnd": TestIdleConnectionsEnd,
+		"SilentlyClosedConnections": TestSilentlyClosedConnections, "SlowAnswer": TestSlowAnswer,
+		"ClientGone": TestClientGone, "RequestBodies": TestRequestBodies, "Flushes": TestFlushes,
+		"FullDuplex": TestFullDuplex, "EarlyAnswer": TestEarlyAnswer, "CutUpload": TestCutUpload,
+		"ExpectContinue": TestExpectContinue, "ConstantMemory": TestConstantMemory,
+		"ConnectionStaysAfterUpload": TestConnectionStaysAfterUpload,
+		"Upgrade": TestUpgrade, "UpgradeRefused": TestUpgradeRefused, "CloseEndsUpgrades": TestCloseEndsUpgrades,
+		"UpgradeClientGone": TestUpgradeClientGone, "MaxBody": TestMaxBody, "StubbornHandlers": TestStubbornHandlers,
+		"RepeatOnKeptConnection": TestRepeatOnKeptConnection,
+	} {
+		t.Run(name, test)
+	}
+}
+
 // recorder sees how far a Proxy went with an answer.
 type recorder struct {
 	http.ResponseWriter
@@ -49,14 +74,18 @@ type front struct {
 	*httptest.Server
 	p    *Proxy
 	exec time.Duration
+	// byCall serves each request by the one Try of a Call; exec is then the
+	// bound of the answer's head.
+	byCall bool
 	// errs has room for what the tests of one front cause.
 	errs chan error
 }
 
 func newFront(t testing.TB, p *Proxy) *front {
 	t.Helper()
-	f := &front{p: p, errs: make(chan error, 1024)}
+	f := &front{p: p, byCall: byCall, errs: make(chan error, 1024)}
 	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
+	f.Config.ConnContext = ConnContext
 	f.Config.ErrorLog = discard
 	f.Start()
 	t.Cleanup(func() {
@@ -72,7 +101,17 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	if f.exec > 0 {
 		exec = time.Now().Add(f.exec)
 	}
-	err := f.p.Serve(rec, r, exec, time.Time{})
+	var err error
+	if f.byCall {
+		c := NewCall(rec, r)
+		defer c.Close()
+		c.HeaderTimeout, c.MaxBody = f.exec, f.p.MaxBody
+		if err = c.Try(f.p); err != nil && err.(*TryError).Stage != Begun {
+			c.Own()
+		}
+	} else {
+		err = f.p.Serve(rec, r, exec, time.Time{})
+	}
 	select {
 	case f.errs <- err:
 	default:

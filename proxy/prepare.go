@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"github.com/weir-run/weir/invoke"
 )
@@ -49,7 +50,7 @@ func (x *exchange) prepare() error {
 		}
 		x.length = int64(len(whole))
 	}
-	x.out = appendHeaders(x.p.appendLine(x.out[:0], r, path), r, x.upgrade, x.expect)
+	x.out = appendHeaders(x.p.appendLine(x.out[:0], r, path), r, nil, x.upgrade, x.expect)
 	if x.length < 0 {
 		x.out = appendChunked(x.out, r)
 	} else {
@@ -78,6 +79,67 @@ func (x *exchange) readInline() error {
 	x.out = slices.Grow(x.out, length)[:n+length]
 	if _, err := io.ReadFull(x.r.Body, x.out[n:]); err != nil {
 		return invoke.BodyError(x.r, err)
+	}
+	return nil
+}
+
+// prepareCall is prepare for a Call, whose small body was read before.
+func (x *exchange) prepareCall() error {
+	c, r := x.call, x.r
+	path, ok := c.Path, true
+	if path == "" {
+		path, ok = target(r)
+	} else {
+		ok = validPath(path)
+	}
+	if !ok || !validHost(r.Host) || !validHeader(c.Header) {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTarget}
+	}
+	if !validTrailers(r.Trailer) {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTrailer}
+	}
+	x.length = c.length
+	x.upgrade = wantsUpgrade(r)
+	x.out = appendHeaders(x.p.appendLine(x.out[:0], r, path), r, c.Header, x.upgrade, false)
+	if x.length < 0 {
+		x.out = appendChunked(x.out, r)
+	} else {
+		x.out = appendLength(x.out, r, x.length)
+	}
+	if !c.ended {
+		x.kind = bodyStreamed
+		x.expect = x.length >= 0 || c.Watchdog || asksFirst(r)
+		if x.expect {
+			x.out = append(x.out, "Expect: 100-continue\r\n"...)
+		}
+		x.out = append(x.out, '\r', '\n')
+		return nil
+	}
+	x.out = append(x.out, '\r', '\n')
+	return x.inlineKept()
+}
+
+// inlineKept puts the whole body that is kept behind the head.
+func (x *exchange) inlineKept() error {
+	kept, chunked := x.call.kept, x.length < 0
+	if chunked && len(kept) > 0 {
+		x.out = strconv.AppendInt(x.out, int64(len(kept)), 16)
+		x.out = append(x.out, '\r', '\n')
+	}
+	if !chunked && len(x.out)+len(kept) > smallRequest {
+		x.tail = kept
+		return nil
+	}
+	x.out = append(x.out, kept...)
+	if !chunked {
+		return nil
+	}
+	if len(kept) > 0 {
+		x.out = append(x.out, '\r', '\n')
+	}
+	var ok bool
+	if x.out, ok = appendTrailers(append(x.out, "0\r\n"...), x.r.Trailer); !ok {
+		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTrailer}
 	}
 	return nil
 }

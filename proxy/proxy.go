@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/weir-run/weir/invoke"
@@ -35,7 +34,8 @@ const (
 	continueWait = time.Second
 )
 
-// Proxy sends requests to one upstream. Its fields are set before the first
+// Proxy sends requests to one upstream: all of them by Serve, or those of a
+// Call that come to it. BufferBody and MaxBody are Serve's. The fields are set before the first
 // use; its methods may be called at once from many goroutines.
 type Proxy struct {
 	// BufferBody reads the whole request body before the handler is called
@@ -43,6 +43,13 @@ type Proxy struct {
 	BufferBody bool
 	// MaxBody bounds a request body in bytes; 0 is no bound.
 	MaxBody int64
+	// IdleLife is how long an unused connection is kept; 0 is half a second,
+	// which is shorter than what common servers keep theirs.
+	IdleLife time.Duration
+	// MaxIdle bounds the unused connections that are kept; 0 does not.
+	MaxIdle int
+	// DialTimeout bounds a dial; 0 is 30 seconds, or the request's deadline.
+	DialTimeout time.Duration
 
 	network, address string
 	// host is the Host of requests that came without one.
@@ -53,7 +60,6 @@ type Proxy struct {
 
 	pool    pool
 	tunnels tunnels
-	spare   sync.Pool // of *exchange
 }
 
 // New makes a Proxy for http://host:port/base or unix:///path.sock. It does
@@ -85,7 +91,6 @@ func New(upstream string) (*Proxy, error) {
 	default:
 		return nil, fmt.Errorf("upstream %q: expected http://host:port or unix:///path.sock", upstream)
 	}
-	p.spare.New = func() any { return newExchange(p) }
 	return p, nil
 }
 
@@ -100,8 +105,9 @@ func New(upstream string) (*Proxy, error) {
 // Connection: close. Once the connection of w was hijacked for an upgrade the
 // error is nil.
 func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, exec, write time.Time) error {
-	x := p.spare.Get().(*exchange)
-	x.w, x.r, x.exec, x.write, x.start = w, r, exec, write, time.Now()
+	x := spare.Get().(*exchange)
+	x.p, x.w, x.r, x.ctx = p, w, r, r.Context()
+	x.exec, x.write, x.start = exec, write, time.Now()
 	defer x.release()
 	return x.serve()
 }
@@ -121,6 +127,10 @@ func (p *Proxy) Probe(ctx context.Context) error {
 	return c.Close()
 }
 
+// Retire ends the idle connections, and keeps none from now on. Requests and
+// upgraded connections go on.
+func (p *Proxy) Retire() { p.pool.close() }
+
 // Close ends the idle connections and the upgraded ones. Requests that run
 // are not cut, and later ones are served on connections of their own.
 func (p *Proxy) Close() {
@@ -130,8 +140,8 @@ func (p *Proxy) Close() {
 
 // dial opens a connection. deadline may be zero.
 func (p *Proxy) dial(ctx context.Context, deadline time.Time) (*conn, error) {
-	d := net.Dialer{Deadline: deadline}
-	if deadline.IsZero() {
+	d := net.Dialer{Deadline: deadline, Timeout: p.DialTimeout}
+	if deadline.IsZero() && d.Timeout == 0 {
 		d.Timeout = dialTimeout
 	}
 	nc, err := d.DialContext(ctx, p.network, p.address)

@@ -64,11 +64,42 @@ func (p *Proxy) appendLine(b []byte, r *http.Request, target string) []byte {
 	return append(b, '\r', '\n')
 }
 
+// validPath says whether path can stand in a request line.
+func validPath(path string) bool {
+	for i := range len(path) {
+		if c := path[i]; c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return path[0] == '/'
+}
+
+// validHeader says whether every header can be sent.
+func validHeader(h http.Header) bool {
+	for name, values := range h {
+		if !validName(name) {
+			return false
+		}
+		for _, value := range values {
+			if !validValue(value) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // appendHeaders appends the headers that go to the handler, without those that
-// frame the body and without the empty line.
-func appendHeaders(b []byte, r *http.Request, upgrade, expect bool) []byte {
+// frame the body and without the empty line. Those of over replace the
+// client's.
+func appendHeaders(b []byte, r *http.Request, over http.Header, upgrade, expect bool) []byte {
 	named := r.Header["Connection"]
 	for name, values := range r.Header {
+		if over != nil {
+			if _, replaced := over[name]; replaced {
+				continue
+			}
+		}
 		switch name {
 		case "Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate",
 			"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
@@ -87,6 +118,14 @@ func appendHeaders(b []byte, r *http.Request, upgrade, expect bool) []byte {
 	}
 	if te := r.Header["Te"]; te != nil && hasToken(te, "trailers") {
 		b = append(b, "Te: trailers\r\n"...)
+	}
+	for name, values := range over {
+		if !trailerAllowed(name) || name == "Expect" {
+			continue // those of this connection
+		}
+		for _, value := range values {
+			b = appendField(b, name, value)
+		}
 	}
 	if upgrade {
 		b = append(b, "Connection: Upgrade\r\n"...)
@@ -172,9 +211,9 @@ func wantsUpgrade(r *http.Request) bool {
 		r.Header.Get("Upgrade") != "" && hasToken(r.Header["Connection"], "upgrade")
 }
 
-// idempotent says whether a second arrival of the request changes nothing
-// (RFC 9110, 9.2.2).
-func idempotent(method string) bool {
+// Idempotent reports whether a second arrival of a request with that method
+// changes nothing (RFC 9110, 9.2.2).
+func Idempotent(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true

@@ -59,7 +59,7 @@ func (x *exchange) tunnel() error {
 func (x *exchange) switching() []byte {
 	h := http.Header{}
 	x.ans.copyTo(h)
-	x.duration(h)
+	x.final(h)
 	b := append([]byte(nil), "HTTP/1.1 101 "+http.StatusText(http.StatusSwitchingProtocols)+"\r\n"...)
 	b = appendField(b, "Connection", "Upgrade")
 	b = appendField(b, "Upgrade", x.ans.upgrade)

@@ -56,9 +56,12 @@ type upload struct {
 // startUpload starts the goroutine that endUpload ends.
 func (x *exchange) startUpload() {
 	u := &upload{r: x.r, src: x.source, c: x.c, length: x.length, max: x.p.MaxBody, done: make(chan struct{})}
-	if u.src == nil {
+	switch {
+	case x.call != nil:
+		u.max, u.src = x.call.MaxBody, &body{c: x.call, upload: u}
+	case u.src == nil:
 		u.src = x.r.Body
-	} else {
+	default:
 		u.eof.Store(true)
 	}
 	x.upload = u
@@ -152,9 +155,11 @@ func (x *exchange) endUpload(err error) error {
 		u.unwanted.Store(err != nil || !u.eof.Load())
 		if u.unwanted.Load() {
 			x.c.hangUp()
-			// The read that the upload may be waiting in ends now, or soon.
-			_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime))
-			limited = true
+			if x.call == nil || x.call.reading.Load() {
+				// The read that the upload may be waiting in ends now, or soon.
+				_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(lingerTime))
+				limited = true
+			}
 		} else {
 			x.c.SetWriteDeadline(time.Now().Add(lastWrite))
 		}
@@ -164,7 +169,7 @@ func (x *exchange) endUpload(err error) error {
 	if err == nil {
 		return nil
 	}
-	if !x.begun && (limited || !u.eof.Load()) {
+	if !x.begun && x.call == nil && (limited || !u.eof.Load()) {
 		x.w.Header().Set("Connection", "close")
 	}
 	if u.err != nil {
@@ -178,7 +183,7 @@ func (x *exchange) endUpload(err error) error {
 // be answered. Its wait for the client is over then, and the one for the
 // handler, too: watch has broken that connection.
 func (x *exchange) awaitFault() {
-	if x.r.Context().Err() == nil {
+	if x.ctx.Err() == nil {
 		return
 	}
 	timer := time.NewTimer(lingerTime)
