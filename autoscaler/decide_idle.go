@@ -39,15 +39,11 @@ func (i idleness) observe(look sight) idleness {
 		oldest = longest
 		i.since = look.at - age(look.now, d.Created, oldest)
 	}
-	for _, stamp := range [...]struct {
-		seen *time.Time
-		says time.Time
-	}{{&i.start, d.LastStart}, {&i.end, d.LastEnd}, {&i.wake, d.LastWake}} {
-		if stamp.says.After(*stamp.seen) {
-			i.since = max(i.since, look.at-age(look.now, stamp.says, oldest))
-		}
-		*stamp.seen = stamp.says
-	}
+	i.since = max(i.since,
+		look.news(i.start, d.LastStart, oldest),
+		look.news(i.end, d.LastEnd, oldest),
+		look.news(i.wake, d.LastWake, oldest))
+	i.start, i.end, i.wake = d.LastStart, d.LastEnd, d.LastWake
 	i.begun = true
 	if !i.viewed && d.Known && d.Complete && d.Peers && d.Unknown == 0 {
 		i.viewed, i.since = true, look.at
@@ -56,6 +52,15 @@ func (i idleness) observe(look sight) idleness {
 		i.since = look.at
 	}
 	return i
+}
+
+// news is when that happened which moved a timestamp, on the State's clock;
+// long ago if it did not move.
+func (look sight) news(seen, says time.Time, oldest time.Duration) time.Duration {
+	if !says.After(seen) {
+		return -longest
+	}
+	return look.at - age(look.now, says, oldest)
 }
 
 // age is how long ago a moment was, from 0 to oldest.

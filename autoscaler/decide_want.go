@@ -12,10 +12,13 @@ func perReplica(spec *function.Spec, maxInflight int) float64 {
 	return max(minTarget, sane(spec.TargetFor(maxInflight)*spec.Proportion))
 }
 
+// mostLoad is more than anything carries, and few enough to be summed up.
+const mostLoad = 1e12
+
 // sane is v where it is an amount, and otherwise 0.
 func sane(v float64) float64 {
-	if v > 0 && v <= math.MaxFloat64 {
-		return v
+	if v > 0 && !math.IsInf(v, 1) {
+		return min(v, mostLoad)
 	}
 	return 0
 }
