@@ -134,7 +134,7 @@ func TestConformance(t *testing.T) {
 			Running: func(t *testing.T, of function.Ref) int { return len(y.watchdogs(of.Name)) },
 			Restart: func(t *testing.T, of function.Ref, pod string) {
 				for _, pid := range y.watchdogs(of.Name) {
-					if strings.Contains(environment(pid), "/"+pod+".") {
+					if strings.Contains(describe(pid), "/"+pod+".") {
 						_ = unix.Kill(pid, unix.SIGKILL)
 					}
 				}
@@ -147,5 +147,3 @@ func TestConformance(t *testing.T) {
 		}
 	})
 }
-
-func environment(pid int) string { return of(pid) }

@@ -186,7 +186,7 @@ func (s *site) nothingLeft() {
 // command: replicas and what descends from them, and the keeper.
 func (s *site) processes() (found []string) {
 	for _, pid := range processes() {
-		if text := of(pid); strings.Contains(text, s.temp+"/") && pid != os.Getpid() {
+		if text := describe(pid); strings.Contains(text, s.temp+"/") && pid != os.Getpid() {
 			command, _, _ := strings.Cut(text, "\n")
 			found = append(found, fmt.Sprintf("%d %s", pid, command))
 		}
@@ -194,9 +194,9 @@ func (s *site) processes() (found []string) {
 	return found
 }
 
-// of is the command of a process, and below it its environment. A zombie has
+// describe is the command of a process, and below it its environment. A zombie has
 // neither.
-func of(pid int) string {
+func describe(pid int) string {
 	command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	return strings.ReplaceAll(string(command), "\x00", " ") + "\n" + strings.ReplaceAll(string(environ), "\x00", "\n")
@@ -205,7 +205,7 @@ func of(pid int) string {
 // watchdogs are the pids of a function's fwatchdogs.
 func (s *site) watchdogs(name string) (pids []int) {
 	for _, pid := range processes() {
-		text := of(pid)
+		text := describe(pid)
 		if strings.HasPrefix(text, fwatchdog(s.t)+" ") && strings.Contains(text, "\nTMPDIR="+s.temp+"/") && strings.Contains(text, "/"+name+"-") {
 			pids = append(pids, pid)
 		}
@@ -287,5 +287,3 @@ func kill(t testing.TB, pid int) {
 		t.Fatal(err)
 	}
 }
-
-func beWeir(stack, temp string) int { return 0 }
