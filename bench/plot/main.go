@@ -2,9 +2,6 @@
 // below them, from the data that `bench -sweep` has measured.
 //
 //	go run ./bench/plot docs/backpressure docs/BACKPRESSURE.md
-//
-// It draws by itself: three small charts need no library, and their text has
-// to be readable on a light and on a dark page.
 package main
 
 import (
@@ -16,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/weir-run/weir/bench/chart"
 )
 
 func main() {
@@ -60,9 +59,9 @@ func files(folder, document string) (map[string][]byte, error) {
 	}
 	return map[string][]byte{
 		document:                              text,
-		filepath.Join(folder, "goodput.svg"):  d.goodput().draw(),
-		filepath.Join(folder, "latency.svg"):  d.latency().draw(),
-		filepath.Join(folder, "refusals.svg"): d.refusals().draw(),
+		filepath.Join(folder, "goodput.svg"):  d.goodput().Draw(),
+		filepath.Join(folder, "latency.svg"):  d.latency().Draw(),
+		filepath.Join(folder, "refusals.svg"): d.refusals().Draw(),
 	}, nil
 }
 
@@ -166,55 +165,55 @@ func (d *data) capacity() float64 {
 }
 
 // lines are the drawn systems, each as a line of some measure.
-func (d *data) lines(class string, measure func(row []string) float64) []line {
-	var all []line
+func (d *data) lines(class string, measure func(row []string) float64) []chart.Line {
+	var all []chart.Line
 	for i, s := range d.systems[:min(drawn, len(d.systems))] {
-		l := line{class: fmt.Sprintf("s%d%s", i, class)}
+		l := chart.Line{Class: fmt.Sprintf("s%d%s", i, class)}
 		if class == "" {
-			l.name, l.mark = s.name, i
+			l.Name, l.Mark = s.name, i
 		} else {
-			l.mark = noMark
+			l.Mark = chart.NoMark
 		}
 		for _, row := range s.rows {
-			l.points = append(l.points, [2]float64{d.value(row, "load"), measure(row)})
+			l.Points = append(l.Points, [2]float64{d.value(row, "load"), measure(row)})
 		}
 		all = append(all, l)
 	}
 	return all
 }
 
-func (d *data) chart(title, unit string) chart {
-	return chart{
-		title: title, unit: unit,
-		x:     axis{from: 0.1, to: 10, log: true, ticks: []float64{0.1, 0.2, 0.5, 1, 2, 5, 10}},
-		xUnit: fmt.Sprintf("offered load, times what the handler can do (%.0f requests/s)", d.capacity()),
+func (d *data) chart(title, unit string) chart.Chart {
+	return chart.Chart{
+		Title: title, Against: "offered load", Unit: unit,
+		X:     chart.Axis{From: 0.1, To: 10, Log: true, Ticks: []float64{0.1, 0.2, 0.5, 1, 2, 5, 10}},
+		XUnit: fmt.Sprintf("offered load, times what the handler can do (%.0f requests/s)", d.capacity()),
 	}
 }
 
-func (d *data) goodput() chart {
+func (d *data) goodput() chart.Chart {
 	c := d.chart("Goodput", "answers within 1 s, per second")
-	c.y = axis{from: 0, to: 450, ticks: []float64{0, 100, 200, 300, 400}}
-	c.lines = d.lines("", func(row []string) float64 { return d.value(row, "good") })
-	c.lines = append(c.lines, line{class: "ref", mark: noMark, note: "all that the handler can do",
-		points: [][2]float64{{0.1, 0.1 * d.capacity()}, {1, d.capacity()}, {10, d.capacity()}}, curved: true})
+	c.Y = chart.Axis{From: 0, To: 450, Ticks: []float64{0, 100, 200, 300, 400}}
+	c.Lines = d.lines("", func(row []string) float64 { return d.value(row, "good") })
+	c.Lines = append(c.Lines, chart.Line{Class: "ref", Mark: chart.NoMark, Note: "all that the handler can do",
+		Points: [][2]float64{{0.1, 0.1 * d.capacity()}, {1, d.capacity()}, {10, d.capacity()}}, Curved: true})
 	return c
 }
 
-func (d *data) latency() chart {
+func (d *data) latency() chart.Chart {
 	c := d.chart("Latency of what was not refused", "milliseconds: p99, and p50 (dashed)")
-	c.y = axis{from: 10, to: 3000, log: true, ticks: []float64{10, 20, 50, 100, 200, 500, 1000, 2000}}
-	c.lines = append(d.lines("", func(row []string) float64 { return d.value(row, "admitted p99") }),
+	c.Y = chart.Axis{From: 10, To: 3000, Log: true, Ticks: []float64{10, 20, 50, 100, 200, 500, 1000, 2000}}
+	c.Lines = append(d.lines("", func(row []string) float64 { return d.value(row, "admitted p99") }),
 		d.lines(" half", func(row []string) float64 { return d.value(row, "admitted p50") })...)
-	c.lines = append(c.lines, line{class: "ref", mark: noMark, note: "too late", points: [][2]float64{{0.1, 1000}, {10, 1000}}})
+	c.Lines = append(c.Lines, chart.Line{Class: "ref", Mark: chart.NoMark, Note: "too late", Points: [][2]float64{{0.1, 1000}, {10, 1000}}})
 	return c
 }
 
-func (d *data) refusals() chart {
+func (d *data) refusals() chart.Chart {
 	c := d.chart("Refusals", "% of all requests")
-	c.y = axis{from: 0, to: 100, ticks: []float64{0, 20, 40, 60, 80, 100}}
-	c.lines = d.lines("", func(row []string) float64 { return 100 * d.refused(row) / d.value(row, "offered") })
-	c.lines = append(c.lines, line{class: "ref", mark: noMark, note: "more than the handler can do", curved: true,
-		points: [][2]float64{{0.1, 0}, {1, 0}, {10, 90}}, of: func(x float64) float64 { return max(0, 100*(1-1/x)) }})
+	c.Y = chart.Axis{From: 0, To: 100, Ticks: []float64{0, 20, 40, 60, 80, 100}}
+	c.Lines = d.lines("", func(row []string) float64 { return 100 * d.refused(row) / d.value(row, "offered") })
+	c.Lines = append(c.Lines, chart.Line{Class: "ref", Mark: chart.NoMark, Note: "more than the handler can do", Curved: true,
+		Points: [][2]float64{{0.1, 0}, {1, 0}, {10, 90}}, Of: func(x float64) float64 { return max(0, 100*(1-1/x)) }})
 	return c
 }
 

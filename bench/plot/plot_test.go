@@ -5,7 +5,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,34 +114,5 @@ func TestBetween(t *testing.T) {
 		if _, err := between([]byte(doc), "new\n"); !errors.Is(err, errNoMarks) {
 			t.Errorf("%q: %v", doc, err)
 		}
-	}
-}
-
-func TestAxis(t *testing.T) {
-	for _, c := range []struct {
-		axis axis
-		v    float64
-		want float64
-	}{
-		{axis{from: 0, to: 400}, 100, 0.25},
-		{axis{from: 0.1, to: 10, log: true}, 1, 0.5},
-		{axis{from: 10, to: 1000, log: true}, 0, math.Inf(-1)},
-	} {
-		if got := c.axis.place(c.v); got != c.want && math.Abs(got-c.want) > 1e-12 {
-			t.Errorf("%+v: %g is at %g, want %g", c.axis, c.v, got, c.want)
-		}
-	}
-}
-
-// TestLineLeavesOut: what an axis cannot show is left out and does no harm.
-func TestLineLeavesOut(t *testing.T) {
-	c := chart{x: axis{from: 0.1, to: 10, log: true}, y: axis{from: 10, to: 1000, log: true},
-		lines: []line{{name: "a & b", points: [][2]float64{{0.1, 100}, {1, 0}, {2, 5}, {10, 5000}}}}}
-	picture := string(c.draw())
-	if strings.Contains(picture, "Inf") || strings.Contains(picture, "NaN") || !strings.Contains(picture, "a &amp; b") {
-		t.Error(picture)
-	}
-	if n := strings.Count(picture, `class="mark`); n != 2 { // one in the legend
-		t.Errorf("%d marks for one point", n)
 	}
 }
