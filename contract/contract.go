@@ -26,6 +26,9 @@ const (
 	HeaderTimeout = "X-Timeout"
 	// HeaderCallID identifies a call through gateway, watchdog and handler.
 	HeaderCallID = "X-Call-Id"
+	// HeaderTry is the gateway's count of the tries of a request that an
+	// instance has seen something of; the first does not carry it.
+	HeaderTry = "X-Weir-Try"
 	// HeaderMaxInflight and HeaderMaxQueue are said by /_/ready.
 	HeaderMaxInflight = "X-Watchdog-Max-Inflight"
 	HeaderMaxQueue    = "X-Watchdog-Max-Queue"

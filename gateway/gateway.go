@@ -9,7 +9,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-run/weir/fleet"
@@ -42,6 +44,14 @@ type Config struct {
 	// Explain is what the autoscaler last decided of a function and why, in
 	// JSON's terms; nil is nothing. May be nil.
 	Explain func(function.Ref) any
+	// Submit takes and answers an asynchronous call; path is the raw path and
+	// query that the function is to see. Nil where there is no durable store:
+	// such calls are refused.
+	Submit func(w http.ResponseWriter, r *http.Request, e *fleet.Entry, path string)
+	// Kick is told of a function for which requests wait though pods are up:
+	// the autoscaler need not wait for its next tick. It never blocks. May be
+	// nil.
+	Kick func(function.Ref)
 	// Version and Commit are the program's, Orchestration the provider's
 	// name, for /system/info.
 	Version, Commit, Orchestration string
@@ -73,14 +83,19 @@ type Gateway struct {
 	cfg Config
 	// id is this start's, for Report.
 	id      string
-	metrics metrics
+	metrics *metrics
 
 	// ctx is of what goes on without a request: wakes. It ends with Close.
 	ctx  context.Context
 	stop context.CancelFunc
 
+	draining atomic.Bool
+
 	mu    sync.RWMutex
 	lanes map[function.Ref]*lane
+	// withAny are the functions that wake with any other's call; nil before
+	// Run has looked.
+	withAny atomic.Pointer[[]*fleet.Entry]
 }
 
 // New makes a Gateway. It does nothing before it is asked; Run serves those
@@ -102,20 +117,69 @@ func New(cfg Config) (*Gateway, error) {
 		cfg.Gateways = func() int { return 1 }
 	}
 	g := &Gateway{cfg: cfg, id: rand.Text(), lanes: map[function.Ref]*lane{}}
+	g.metrics = newMetrics(g)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	return g, nil
 }
 
+// sweepPause is the least time between two looks at the whole fleet. Calls do
+// not depend on them.
+const sweepPause = 200 * time.Millisecond
+
 // Run keeps what the gateway holds per function in step with the Fleet until
 // ctx ends.
 func (g *Gateway) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+		changed := g.cfg.Fleet.Changed()
+		g.sweep()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+		timer.Reset(sweepPause)
+	}
+}
+
+// sweep finds who wakes with any call, and forgets what is gone.
+func (g *Gateway) sweep() {
+	withAny := []*fleet.Entry{}
+	for e := range g.cfg.Fleet.All() {
+		if e.Function().Spec.StartWithAny {
+			withAny = append(withAny, e)
+		}
+	}
+	g.withAny.Store(&withAny)
+	for _, l := range g.all() {
+		if l.tidy() {
+			g.drop(l)
+		}
+	}
+}
+
+// drop forgets a lane, unless it is in use again.
+func (g *Gateway) drop(l *lane) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.tidy() {
+		delete(g.lanes, l.ref)
+		l.close()
+	}
 }
 
 // Close ends what goes on beside the requests: wakes that are under way, and
-// idle connections. Requests that wait are refused.
+// connections that no request uses. Requests that wait for a pod are refused.
 func (g *Gateway) Close() error {
 	g.stop()
+	for _, l := range g.all() {
+		l.close()
+	}
 	return nil
 }

@@ -1,4 +1,426 @@
 package gateway
 
-// lane is what the gateway holds for one function.
-type lane struct{}
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-run/weir/fleet"
+	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/proxy"
+)
+
+// recheck is how often those who wait are looked at where nothing is heard:
+// the number of gateways, and with it a pod's share, changes without news.
+const recheck = time.Second
+
+// lane is what the gateway holds for one function: who is with which pod, who
+// waits, and what became of the calls. It lives as long as the function does,
+// and through a short absence of it.
+//
+// While somebody waits no pod has a place that is free, so that whoever comes
+// stands behind them without looking. A place that is given back goes to the
+// first in line there and then; news of pods are the business of one
+// goroutine, which is there only while somebody waits.
+type lane struct {
+	g   *Gateway
+	ref function.Ref
+	// entry changes only where the function was deleted and is there again.
+	entry atomic.Pointer[fleet.Entry]
+	// kept counts the bytes of bodies that are kept for those who wait.
+	kept atomic.Int64
+	// done is what became of the calls.
+	done outcomes
+
+	mu       sync.Mutex
+	places   places
+	line     line
+	tickets  uint64
+	watching bool
+	// kick has the watcher look again: buffered, so that nobody waits for it.
+	kick chan struct{}
+
+	running, held meter
+	calls         uint64
+	lastStart     time.Time
+	lastEnd       time.Time
+	waking        waking
+	company       company
+	budget        budget
+}
+
+// claim is one call's place: in line, or with a pod. Its fields are the lane's
+// while it waits, and the caller's otherwise.
+type claim struct {
+	ticket   uint64
+	deadline time.Time
+	// place is what it was given, err why that is nothing. pod and to are the
+	// place's as of then; to is nil where the pod's address is none.
+	place *place
+	pod   *fleet.Pod
+	to    *proxy.Proxy
+	err   error
+	// woken: it came while no pod had started.
+	woken bool
+
+	// held: it counts as one that waits for a pod; waits: it is in line.
+	held, waits bool
+	// ready is told when place or err was set; nil until it waits.
+	ready      chan struct{}
+	prev, next *claim
+}
+
+// ending is how a pod did with what it was given.
+type ending int
+
+const (
+	unused  ending = iota // the pod never saw the request
+	took                  // the pod's handler had it
+	refused               // the pod had no room, and the handler saw nothing
+	drains                // the pod refused since it stops
+	lost                  // nobody is there
+	cut                   // the handler had it, and the connection broke
+)
+
+func newLane(g *Gateway, e *fleet.Entry) *lane {
+	l := &lane{g: g, ref: e.Function().Ref, kick: make(chan struct{}, 1)}
+	l.entry.Store(e)
+	return l
+}
+
+// lane is the function's, made at the first use.
+func (g *Gateway) lane(e *fleet.Entry) *lane {
+	ref := e.Function().Ref
+	g.mu.RLock()
+	l := g.lanes[ref]
+	g.mu.RUnlock()
+	if l != nil && l.entry.Load() == e {
+		return l
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l = g.lanes[ref]; l == nil {
+		l = newLane(g, e)
+		g.lanes[ref] = l
+	} else if !e.Gone() && l.entry.Swap(e) != e {
+		l.look()
+	}
+	return l
+}
+
+// all is every lane, in no order.
+func (g *Gateway) all() []*lane {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	all := make([]*lane, 0, len(g.lanes))
+	for _, l := range g.lanes {
+		all = append(all, l)
+	}
+	return all
+}
+
+// enter counts a call that came. One that is ready to go is given a pod, if
+// one is free. Where c has none afterwards the call counts as held: wait is to
+// be called, or quit.
+func (l *lane) enter(c *claim, ready bool) error {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entry.Load()
+	l.calls++
+	l.lastStart = now
+	l.budget.call(now)
+	l.rouse(e, now)
+	l.tickets++
+	c.ticket, c.deadline = l.tickets, now.Add(l.g.cfg.HoldTime)
+	if l.line.n == 0 {
+		if p := l.pick(e, now); ready && p != nil {
+			l.give(c, p, now)
+			return nil
+		}
+	}
+	if l.held.n >= l.g.cfg.HoldRequests {
+		return l.tooMany()
+	}
+	c.woken = !l.places.awake
+	l.hold(c, now)
+	return nil
+}
+
+func (l *lane) hold(c *claim, now time.Time) {
+	c.held = true
+	l.held.add(1, now)
+}
+
+func (l *lane) unhold(c *claim, now time.Time) {
+	c.held = false
+	l.held.add(-1, now)
+}
+
+// wait stands in line until the call has a pod: at its end, or, for a call that
+// a pod did not take, at the place that it had. The error is ctx's, when the
+// client left, or a *refusal that says what to answer.
+func (l *lane) wait(ctx context.Context, c *claim) error {
+	if c.ready == nil {
+		c.ready = make(chan struct{}, 1)
+	}
+	if l.queue(c) {
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			l.quit(c)
+			return ctx.Err()
+		}
+	}
+	return c.err
+}
+
+// queue puts the claim in line, and says whether there is anything to wait
+// for.
+func (l *lane) queue(c *claim) bool {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entry.Load()
+	if l.line.n == 0 && !e.Gone() {
+		if p := l.pick(e, now); p != nil {
+			if c.held {
+				l.unhold(c, now)
+			}
+			l.give(c, p, now)
+			return false
+		}
+	}
+	if !c.held {
+		l.hold(c, now)
+	}
+	c.waits, c.err = true, nil
+	first := l.line.insert(c)
+	switch {
+	case !l.watching:
+		l.watching = true
+		go l.watch()
+		if l.places.awake && l.g.cfg.Kick != nil {
+			l.g.cfg.Kick(l.ref)
+		}
+	case first:
+		l.look()
+	}
+	return true
+}
+
+// quit takes back a claim that was not given a pod, or was at that very moment.
+func (l *lane) quit(c *claim) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case c.waits:
+		l.leave(c, now)
+	case c.held:
+		l.unhold(c, now)
+	case c.place != nil:
+		l.giveBack(c, unused, now)
+	}
+}
+
+// release gives the pod back. It is called once for each that was given.
+func (l *lane) release(c *claim, how ending) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.giveBack(c, how, now)
+}
+
+// exit counts a call that ended.
+func (l *lane) exit(code int, took time.Duration) {
+	now := time.Now()
+	l.done.add(code, took)
+	l.mu.Lock()
+	l.lastEnd = now
+	l.mu.Unlock()
+}
+
+// watch serves those who wait until nobody does.
+func (l *lane) watch() {
+	timer := time.NewTimer(recheck)
+	defer timer.Stop()
+	for {
+		e := l.entry.Load()
+		changed := e.Changed()
+		next, other, some := l.serve(e)
+		if !some {
+			return
+		}
+		if now := time.Now(); l.takesCompany(e, now) {
+			l.g.accompany(l, e, now)
+		}
+		timer.Reset(next)
+		select {
+		case <-changed:
+		case <-other:
+		case <-l.kick:
+		case <-timer.C:
+		case <-l.g.ctx.Done():
+		}
+	}
+}
+
+// serve gives those who wait what there is, and refuses whose time is over.
+// next is when to look again, other what to listen to beside the function; it
+// may be nil. When nobody is left the watcher is one no more.
+func (l *lane) serve(e *fleet.Entry) (next time.Duration, other <-chan struct{}, some bool) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dispatch(e, now)
+	if l.places.awake {
+		l.sawStarted(now)
+	}
+	if l.line.n == 0 {
+		l.watching = false
+		return 0, nil, false
+	}
+	l.rouse(e, now)
+	next = min(recheck, l.line.head.deadline.Sub(now))
+	if l.places.ramping {
+		next = min(next, rampStep)
+	}
+	return next, l.company.news, true
+}
+
+// dispatch hands out every place that is free, in the order of the line.
+func (l *lane) dispatch(e *fleet.Entry, now time.Time) {
+	for c := l.line.head; c != nil; c = l.line.head {
+		switch {
+		case l.g.ctx.Err() != nil:
+			l.deny(c, errStopping, now)
+		case e.Gone() && l.entry.Load() == e:
+			l.deny(c, errGone(l.ref), now)
+		default:
+			p := l.pick(e, now)
+			if p == nil && now.Before(c.deadline) {
+				return
+			}
+			if p == nil {
+				l.deny(c, l.late(e), now)
+				continue
+			}
+			l.call(c, p, now)
+		}
+	}
+}
+
+// handOver gives the pod, of which a place became free, to those who wait.
+func (l *lane) handOver(p *place, now time.Time) {
+	e := l.entry.Load()
+	if l.line.n == 0 || e.Gone() || !l.company.ready(l, e) {
+		return
+	}
+	v := l.view(e, now)
+	for l.line.n > 0 && l.places.offer(p, &v) != nowhere {
+		l.call(l.line.head, p, now)
+	}
+}
+
+// call gives a pod to one who waits.
+func (l *lane) call(c *claim, p *place, now time.Time) {
+	l.leave(c, now)
+	l.give(c, p, now)
+	c.ready <- struct{}{}
+}
+
+// deny ends a claim's waiting with an error.
+func (l *lane) deny(c *claim, err error, now time.Time) {
+	l.leave(c, now)
+	c.err = err
+	c.ready <- struct{}{}
+}
+
+// leave takes a claim out of the line.
+func (l *lane) leave(c *claim, now time.Time) {
+	c.waits = false
+	l.line.remove(c)
+	l.unhold(c, now)
+	if l.line.n == 0 && l.watching {
+		l.look()
+	}
+}
+
+func (l *lane) give(c *claim, p *place, now time.Time) {
+	p.connect()
+	c.place, c.pod, c.to, c.err = p, p.pod, p.to, nil
+	p.running.add(1, now)
+	l.running.add(1, now)
+}
+
+// giveBack takes the pod's place from the claim, learns from how it ended, and
+// hands the place to the first in line.
+func (l *lane) giveBack(c *claim, how ending, now time.Time) {
+	p := c.place
+	c.place = nil
+	p.running.add(-1, now)
+	l.running.add(-1, now)
+	p.ended(how)
+	if p.left {
+		p.retire()
+		return
+	}
+	l.handOver(p, now)
+}
+
+// look has the watcher look again.
+func (l *lane) look() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// tidy brings the pods in step with the function where no call does it, and
+// reports whether the lane can be dropped.
+func (l *lane) tidy() (over bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entry.Load()
+	l.places.follow(e)
+	return e.Gone() && l.running.n == 0 && l.held.n == 0 && !l.watching && !l.waking.busy
+}
+
+// close ends the connections that nobody uses, and has those who wait refused.
+func (l *lane) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.look()
+	for _, p := range l.places.all {
+		if p.to != nil {
+			p.to.Retire()
+		}
+	}
+}
+
+// refusal is an answer of the gateway's own.
+type refusal struct {
+	status int
+	// reason is the label of the metric, text what the client is told.
+	reason, text string
+	// retryAfter is in seconds; 0 is not said.
+	retryAfter int
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// How soon a client that was refused may come again, in seconds: a full line
+// moves on as fast as calls end, a pod takes longer to start.
+const (
+	retryFull    = 1
+	retryStarted = 5
+)
+
+var errStopping = &refusal{http.StatusServiceUnavailable, "stopping", "weir stops; send the request again", retryFull}
+
+func errGone(ref function.Ref) *refusal {
+	return &refusal{http.StatusNotFound, "gone", "function " + ref.String() + " was removed while the request waited", 0}
+}

@@ -1,0 +1,310 @@
+package gateway
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/weir-run/weir/fleet"
+	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/proxy"
+)
+
+const (
+	// fewInflight: pods that run no more than this many at once are filled one
+	// after the other, so that the others stay idle and can be taken away.
+	fewInflight = 3
+	// A pod that refused for want of room and then has some again gets one
+	// request more than it kept, twice as many every rampStep, and after
+	// rampSteps whatever its limit is: others fill it too, and how much room
+	// there is it does not say.
+	rampStep  = 20 * time.Millisecond
+	rampSteps = 12
+)
+
+// places are the pods of a function as its lane uses them.
+type places struct {
+	pods []*fleet.Pod // what all was made from
+	all  []*place
+	next int // where the round begins
+	// awake: one of them has started. ramping: one is being filled again after
+	// it refused. Both as of the last look.
+	awake, ramping bool
+}
+
+// place is one pod, and what it has of this gateway.
+type place struct {
+	pod *fleet.Pod
+	to  *proxy.Proxy
+	// left: it is no longer one of the function's.
+	left bool
+
+	running        meter
+	calls, refused uint64
+
+	// After a refusal: bounded by base while the pod says that it is full,
+	// and by more and more since it has said that it is not.
+	bounded, full bool
+	base          int
+	roomSince     time.Time
+}
+
+type placeKey struct{ uid, addr string }
+
+func keyOf(p *fleet.Pod) placeKey {
+	about := p.About()
+	return placeKey{about.UID, about.Addr}
+}
+
+// follow takes the function's pods of now. Those of one that was deleted stay,
+// stopping, with the calls that they still have: it may come back.
+func (ps *places) follow(e *fleet.Entry) {
+	pods := e.Pods()
+	if same(pods, ps.pods) || e.Gone() {
+		return
+	}
+	before := make(map[placeKey]*place, len(ps.all))
+	for _, p := range ps.all {
+		before[keyOf(p.pod)] = p
+	}
+	ps.pods = pods
+	ps.all = make([]*place, 0, len(pods))
+	for _, pod := range pods {
+		key := keyOf(pod)
+		p := before[key]
+		if p == nil {
+			p = &place{}
+		} else {
+			delete(before, key)
+		}
+		p.pod = pod
+		ps.all = append(ps.all, p)
+	}
+	for _, p := range before {
+		p.left = true
+		p.retire()
+	}
+}
+
+// same says whether two lists are one: a Fleet never changes a list that it
+// handed out.
+func same(a, b []*fleet.Pod) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+const (
+	// idleLife is how long an unused connection to a pod is kept: shorter than
+	// a watchdog keeps it (120 s), so that it is this side that ends it.
+	idleLife = 60 * time.Second
+	// dialTimeout is how long a pod may take to accept a connection: one that
+	// is gone with its machine does not refuse it.
+	dialTimeout = 2 * time.Second
+)
+
+// connect makes what requests to the pod go through, at the first one. Of an
+// address that is none nobody is there.
+func (p *place) connect() {
+	if p.to != nil {
+		return
+	}
+	to, err := proxy.New("http://" + p.pod.About().Addr)
+	if err != nil {
+		return
+	}
+	to.IdleLife, to.DialTimeout = idleLife, dialTimeout
+	p.to = to
+}
+
+// retire ends the connections of a pod that is no more, once nobody uses them.
+func (p *place) retire() {
+	switch {
+	case p.to == nil:
+	case p.running.n == 0:
+		p.to.Close()
+		p.to = nil
+	default:
+		p.to.Retire()
+	}
+}
+
+// ended learns from how a request to the pod ended. The pod's own news come
+// after it: whoever is told by it that there is room does not find a place
+// that is not bounded yet.
+func (p *place) ended(how ending) {
+	switch how {
+	case took:
+		p.calls++
+	case cut:
+		p.calls++
+		if p.pod.Said().Nature == fleet.Watchdog {
+			p.pod.Lost()
+		}
+	case lost:
+		p.pod.Lost()
+	case drains:
+		p.refused++
+		p.pod.Drains()
+	case refused:
+		p.refused++
+		p.pod.Full()
+		p.bounded, p.full, p.base = true, true, p.running.n
+	}
+}
+
+// ceiling is how many requests the pod may have after it refused one.
+func (p *place) ceiling(room bool, now time.Time) int {
+	if !p.bounded {
+		return math.MaxInt
+	}
+	if p.full {
+		if !room {
+			return p.base
+		}
+		p.full, p.roomSince = false, now
+	}
+	steps := int(now.Sub(p.roomSince) / rampStep)
+	if steps >= rampSteps {
+		p.bounded = false
+		return math.MaxInt
+	}
+	return p.base + 1<<steps
+}
+
+// view is what a choice is made by.
+type view struct {
+	spec     *function.Spec
+	gateways int
+	now      time.Time
+}
+
+// limits are how many requests a pod runs at once and how many it takes, of
+// this gateway. 0 is no limit.
+func (v *view) limits(said *fleet.Saying) (runs, takes int) {
+	if said.Nature != fleet.Watchdog {
+		runs = share(max(0, v.spec.Concurrency), v.gateways)
+		return runs, runs
+	}
+	if said.MaxInflight <= 0 {
+		return 0, 0
+	}
+	return share(said.MaxInflight, v.gateways), share(said.MaxInflight+max(0, said.MaxQueue), v.gateways)
+}
+
+// share is this gateway's part of a limit. It is rounded up, so that every
+// gateway can use every pod; what is too much then the watchdog refuses.
+func share(limit, gateways int) int {
+	gateways = max(1, gateways)
+	return (limit + gateways - 1) / gateways
+}
+
+// offer is how welcome a request is at a pod.
+type offer int
+
+const (
+	nowhere offer = iota
+	behind        // it would wait in the pod, or the pod says that it is full
+	free          // it would run at once
+)
+
+func (ps *places) offer(p *place, v *view) offer {
+	if p.pod.State() != fleet.Started {
+		return nowhere
+	}
+	said, n := p.pod.Said(), p.running.n
+	ceiling := p.ceiling(said.Room, v.now)
+	ps.ramping = ps.ramping || p.bounded && !p.full
+	runs, takes := v.limits(said)
+	switch {
+	case n >= ceiling, takes > 0 && n >= takes:
+		return nowhere
+	case !said.Room, runs > 0 && n >= runs:
+		return behind
+	}
+	return free
+}
+
+// pick finds the pod for one more request, nil where none takes one: two at
+// random and of them the less loaded where no limit is known, the first that
+// is free where pods run few at once, and else one after the other. Where the
+// request would wait in a pod is second choice.
+func (l *lane) pick(e *fleet.Entry, now time.Time) *place {
+	ps := &l.places
+	ps.follow(e)
+	lead := ps.lead()
+	if ps.awake = lead != nil; !ps.awake {
+		l.company.asleep()
+		return nil
+	}
+	if !l.company.ready(l, e) {
+		return nil
+	}
+	v := l.view(e, now)
+	switch runs, _ := v.limits(lead.pod.Said()); {
+	case runs == 0:
+		if p := ps.ofTwo(&v); p != nil {
+			return p
+		}
+		return ps.scan(&v, 0)
+	case runs <= fewInflight:
+		return ps.scan(&v, 0)
+	}
+	return ps.scan(&v, ps.next%len(ps.all))
+}
+
+func (l *lane) view(e *fleet.Entry, now time.Time) view {
+	return view{&e.Function().Spec, l.g.cfg.Gateways(), now}
+}
+
+// lead is the first pod that has started.
+func (ps *places) lead() *place {
+	for _, p := range ps.all {
+		if p.pod.State() == fleet.Started {
+			return p
+		}
+	}
+	return nil
+}
+
+// ofTwo looks at two pods only. It finds none where neither is free.
+func (ps *places) ofTwo(v *view) *place {
+	n := len(ps.all)
+	if n == 1 {
+		return nil
+	}
+	i := rand.IntN(n)
+	p := ps.all[i]
+	q := ps.all[(i+1+rand.IntN(n-1))%n]
+	if q.running.n < p.running.n {
+		p, q = q, p
+	}
+	if ps.offer(p, v) == free {
+		return p
+	}
+	if ps.offer(q, v) == free {
+		return q
+	}
+	return nil
+}
+
+// scan looks at the pods in turn up to the first that is free.
+func (ps *places) scan(v *view, from int) *place {
+	var second *place
+	ps.ramping = false
+	for i := range ps.all {
+		at := from + i
+		if at >= len(ps.all) {
+			at -= len(ps.all)
+		}
+		p := ps.all[at]
+		switch ps.offer(p, v) {
+		case free:
+			ps.next = at + 1
+			return p
+		case behind:
+			if second == nil || p.running.n < second.running.n {
+				second = p
+			}
+		}
+	}
+	return second
+}
