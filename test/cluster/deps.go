@@ -6,13 +6,20 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 )
 
+// programPath is the PATH of all that the node runs. It is not the caller's,
+// which has no sbin for most users.
+const programPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+type need struct{ path, pkg string }
+
 // needs are the programs that the node runs and the Debian package that each
 // comes in. Debian starts no service of them here: the node runs its own.
-var needs = []struct{ path, pkg string }{
+var needs = []need{
 	{"containerd", "containerd"},
 	{"ctr", "containerd"},
 	{"containerd-shim-runc-v2", "containerd"},
@@ -31,11 +38,20 @@ var needs = []struct{ path, pkg string }{
 func missing() []string {
 	var pkgs []string
 	for _, n := range needs {
-		if _, err := exec.LookPath(n.path); err != nil && !slices.Contains(pkgs, n.pkg) {
+		if !slices.Contains(pkgs, n.pkg) && !slices.ContainsFunc(filepath.SplitList(programPath), n.in) {
 			pkgs = append(pkgs, n.pkg)
 		}
 	}
 	return pkgs
+}
+
+func (n need) in(dir string) bool {
+	path := n.path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	_, err := exec.LookPath(path)
+	return err == nil
 }
 
 func depsCommand(ctx context.Context, args []string) error {
@@ -62,7 +78,7 @@ func depsCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	if pkgs := missing(); len(pkgs) > 0 {
-		return fmt.Errorf("apt-get installed the packages, and %s still has no program on PATH", strings.Join(pkgs, " "))
+		return fmt.Errorf("apt-get installed the packages, and %s still has no program in %s", strings.Join(pkgs, " "), programPath)
 	}
 	return nil
 }

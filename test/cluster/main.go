@@ -5,6 +5,7 @@
 //	cluster deps
 //	cluster build -bin DIR
 //	cluster up -dir DIR -bin DIR -netns NAME
+//	cluster down -dir DIR -netns NAME
 //	cluster image -dir DIR -name NAME:TAG FILE=PATH...
 //	cluster import -dir DIR TAR...
 //	cluster fault -dir DIR [-down 5s] apiserver-restart
@@ -27,6 +28,7 @@ var usages = map[string]string{
 	"deps":   "deps: install the Debian packages that are missing",
 	"build":  "build -bin DIR [-only NAME,...]: build Kubernetes, helm, faas-cli and pause",
 	"up":     "up -dir DIR -bin DIR -netns NAME [-keep]: run the node until SIGTERM, SIGINT or, without -keep, the end of stdin",
+	"down":   "down -dir DIR -netns NAME: remove what a killed cluster up left, without starting another",
 	"image":  "image -dir DIR -name NAME:TAG [-entrypoint CMD] [-user UID] [-env K=V] FILE=PATH...: make an image of files and import it",
 	"import": "import -dir DIR TAR...: import images from docker-archive or OCI tars",
 	"fault":  "fault -dir DIR [-down 5s] PROGRAM-restart | pod-kill NAMESPACE/POD: kill -9 a program of the node (apiserver, kubelet, ...), start it again and wait until it answers; or kill -9 a pod's processes",
@@ -47,7 +49,7 @@ func run(ctx context.Context, args []string) error {
 		return errors.New("name a command\n" + usage())
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"deps": depsCommand, "build": buildCommand, "up": upCommand,
+		"deps": depsCommand, "build": buildCommand, "up": upCommand, "down": downCommand,
 		"image": imageCommand, "import": importCommand, "fault": faultCommand,
 	}
 	command, ok := commands[args[0]]
@@ -59,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 
 func usage() string {
 	var b strings.Builder
-	for _, name := range []string{"deps", "build", "up", "image", "import", "fault"} {
+	for _, name := range []string{"deps", "build", "up", "down", "image", "import", "fault"} {
 		fmt.Fprintf(&b, "  cluster %s\n", usages[name])
 	}
 	return b.String()

@@ -51,8 +51,11 @@ func upCommand(ctx context.Context, args []string) error {
 	if err := parse(flags, args, "dir", "bin", "netns"); err != nil {
 		return err
 	}
-	n, err := newNode(*dir, *bin, *netns)
+	n, err := newNode(*dir, *netns)
 	if err != nil {
+		return err
+	}
+	if err := n.check(*bin); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -61,45 +64,71 @@ func upCommand(ctx context.Context, args []string) error {
 		go func() {
 			// Whoever started this holds the other end; when it dies, so do we.
 			io.Copy(io.Discard, os.Stdin)
+			fmt.Fprintln(os.Stderr, "cluster: stdin has ended, so the node stops (-keep would keep it)")
 			cancel()
 		}()
 	}
 	return n.run(ctx, os.Stdout)
 }
 
-func newNode(dir, bin, netns string) (*node, error) {
+func downCommand(_ context.Context, args []string) error {
+	flags := flag.NewFlagSet("down", flag.ContinueOnError)
+	dir := flags.String("dir", "", "")
+	netns := flags.String("netns", "", "")
+	if err := parse(flags, args, "dir", "netns"); err != nil {
+		return err
+	}
+	n, err := newNode(*dir, *netns)
+	if err != nil {
+		return err
+	}
+	unlock, err := n.claim()
+	if err != nil {
+		return err
+	}
+	unlock()
+	return nil
+}
+
+func newNode(dir, netns string) (*node, error) {
 	if err := needRoot("a node (namespaces, cgroups, containers)"); err != nil {
 		return nil, err
 	}
 	if !netnsName.MatchString(netns) {
 		return nil, fmt.Errorf("-netns %q: want a letter, then letters, digits and hyphens, at most 32, all lower case", netns)
 	}
-	if pkgs := missing(); len(pkgs) > 0 {
-		return nil, fmt.Errorf("programs of the Debian packages %s are missing: run cluster deps", strings.Join(pkgs, ", "))
-	}
 	n := &node{netns: netns, died: make(chan error, 1)}
 	var err error
 	if n.dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	if n.bin, err = filepath.Abs(bin); err != nil {
-		return nil, err
+	n.group, err = findCgroup("weir-" + netns)
+	return n, err
+}
+
+// check looks for what a start needs, before anything is begun.
+func (n *node) check(bin string) error {
+	if pkgs := missing(); len(pkgs) > 0 {
+		return fmt.Errorf("programs of the Debian packages %s are missing: run cluster deps", strings.Join(pkgs, ", "))
 	}
-	for _, s := range sources()[:7] {
-		if _, err := os.Stat(n.program(s.name)); err != nil {
-			return nil, fmt.Errorf("program of the node: %w: run cluster build -bin %s", err, n.bin)
+	var err error
+	if n.bin, err = filepath.Abs(bin); err != nil {
+		return err
+	}
+	for _, name := range []string{"pause", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"} {
+		if _, err := os.Stat(n.program(name)); err != nil {
+			return fmt.Errorf("program of the node: %w: run cluster build -bin %s", err, n.bin)
 		}
 	}
 	for _, hidden := range []string{"/run", "/var/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet"} {
-		if n.dir == hidden || strings.HasPrefix(n.dir+"/", hidden+"/") || strings.HasPrefix(n.bin+"/", hidden+"/") {
-			return nil, fmt.Errorf("-dir and -bin must not be below %s, which the node sees its own of", hidden)
+		if strings.HasPrefix(n.dir+"/", hidden+"/") || strings.HasPrefix(n.bin+"/", hidden+"/") {
+			return fmt.Errorf("-dir and -bin must not be below %s, which the node sees its own of", hidden)
 		}
 	}
-	if len(n.socket())+len(".ttrpc") > maxSocketPath {
-		return nil, fmt.Errorf("-dir %s: the path is too long for a Unix socket below it; choose one shorter by %d", n.dir, len(n.socket())+len(".ttrpc")-maxSocketPath)
+	if over := len(n.socket()+".ttrpc") - maxSocketPath; over > 0 {
+		return fmt.Errorf("-dir %s: the path is too long for a Unix socket below it; choose one shorter by %d", n.dir, over)
 	}
-	n.group, err = findCgroup("weir-" + netns)
-	return n, err
+	return nil
 }
 
 // run brings the node up, says so on out, and keeps it until ctx ends or one

@@ -43,7 +43,7 @@ func (p *program) start(in *place, group cgroup, died func(error)) error {
 	cmd := exec.Command("/bin/sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, group.programs()}, p.argv...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+	cmd.Env = []string{"PATH=" + programPath, "HOME=/root"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if err := in.do(cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
