@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -20,22 +21,26 @@ import (
 	"github.com/weir-run/weir/function"
 )
 
-// programs is a folder of what the tests run, built once by TestMain.
+// programs is a folder of what the tests run.
 var programs string
+
+// build builds them when the first test needs them.
+var build = sync.OnceValue(func() error {
+	for name, pkg := range map[string]string{"fwatchdog": "..", "hello": "../testdata/handlers/hello"} {
+		build := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-o", filepath.Join(programs, name), pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		}
+	}
+	return nil
+})
 
 func TestMain(m *testing.M) {
 	var err error
 	if programs, err = os.MkdirTemp("", "fleet-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
-	}
-	for name, pkg := range map[string]string{"fwatchdog": "..", "hello": "../testdata/handlers/hello"} {
-		build := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-o", filepath.Join(programs, name), pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", pkg, err, out)
-			os.Exit(1)
-		}
 	}
 	code := m.Run()
 	_ = os.RemoveAll(programs)
@@ -63,6 +68,9 @@ func freeAddr(t *testing.T) string {
 
 func startWatchdog(t *testing.T, addr string, env ...string) *fwatchdog {
 	t.Helper()
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,93 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weir-run/weir/function"
+)
+
+func inUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
+
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkAtRest is what 10,000 functions with 50,000 pods cost while nothing
+// happens: memory for each, and CPU for each second. Probes are answered from
+// memory, so that it is the Prober's own part.
+func BenchmarkAtRest(b *testing.B) {
+	const functions, each = 10_000, 5
+	pr := &Prober{ask: func(context.Context, *question) outcome {
+		return outcome{kind: answered, answer: answer{status: 200, watchdog: true, maxInflight: 4}}
+	}}
+	known := make([]*function.Function, functions)
+	bare := inUse()
+	for i := range known {
+		pods := make([]function.Pod, each)
+		for j := range pods {
+			pods[j] = podOf(i*each + j)
+			pods[j].Metrics = fmt.Sprintf("10.0.0.%d:8081", i*each+j)
+		}
+		known[i] = functionOf(refOf(i), pods...)
+	}
+	provider := inUse()
+	goroutines := runtime.NumGoroutine()
+	f := runFleet(b, pr)
+	begin, used := time.Now(), cpu(b)
+	for _, fn := range known {
+		f.Put(fn)
+	}
+	for e := range f.All() {
+		until(b, e, "started", func() bool { return e.Started() == each })
+	}
+	b.Logf("all %d pods known after %v, with %v of CPU", functions*each, time.Since(begin), cpu(b)-used)
+	time.Sleep(time.Second)
+	after := inUse()
+	b.Logf("%d goroutines more; per pod of the provider's own %d B, per pod of the Fleet %d B; %d MiB in all", runtime.NumGoroutine()-goroutines,
+		(provider-bare)/(functions*each), (after-provider)/(functions*each), (after-bare)>>20)
+	b.ResetTimer()
+	used, begin = cpu(b), time.Now()
+	for range b.N {
+		time.Sleep(time.Second)
+	}
+	b.ReportMetric(float64(cpu(b)-used)/1e6/time.Since(begin).Seconds(), "cpu-ms/s")
+	runtime.KeepAlive(known)
+}
+
+// BenchmarkPut is one change of a function with five pods.
+func BenchmarkPut(b *testing.B) {
+	f := New(Config{Probe: &Prober{ask: func(context.Context, *question) outcome { return outcome{} }}})
+	pods := []function.Pod{podOf(1), podOf(2), podOf(3), podOf(4), podOf(5)}
+	one, two := functionOf(refOf(1), pods...), functionOf(refOf(1), pods...)
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Put(one)
+		f.Put(two)
+	}
+}
+
+// BenchmarkStarted is what a reader pays for the state of five pods.
+func BenchmarkStarted(b *testing.B) {
+	f := New(Config{})
+	f.Put(functionOf(refOf(1), podOf(1), podOf(2), podOf(3), podOf(4), podOf(5)))
+	e := f.Get(refOf(1))
+	for b.Loop() {
+		_ = e.Started()
+	}
+}
