@@ -65,10 +65,7 @@ func (r *replica) run() {
 		}
 		tries = 1
 		life := time.Since(begin)
-		if life >= steadyLife {
-			delay = 0
-		}
-		delay = min(max(2*delay, firstDelay), longestDelay)
+		delay = nextDelay(delay, life)
 		r.w.p.Event(r.def.ref, function.Event{Warning: true, Reason: "ReplicaEnded",
 			Message: fmt.Sprintf("%s: %v after %s; the next one starts in %s%s", r.name, err, life.Round(time.Millisecond), delay, words)})
 		timer := time.NewTimer(delay)
@@ -79,6 +76,15 @@ func (r *replica) run() {
 			return
 		}
 	}
+}
+
+// nextDelay is how long the start after a life is put off, that one's own start
+// having been put off by delay.
+func nextDelay(delay, life time.Duration) time.Duration {
+	if life >= steadyLife {
+		return firstDelay
+	}
+	return min(max(2*delay, firstDelay), longestDelay)
 }
 
 func (r *replica) stopped() bool {

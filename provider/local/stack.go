@@ -113,6 +113,9 @@ func (r *stackReader) top(f field) {
 				r.fault(fn.line, "more than %d functions: expected fewer", functionsBound)
 				return
 			}
+			if r.values > valuesBound {
+				return
+			}
 			if d := r.function(fn); d != nil {
 				r.functions = append(r.functions, d)
 			}
@@ -127,6 +130,7 @@ func (r *stackReader) top(f field) {
 // function returns nil for one that has no use; a fault says why.
 func (r *stackReader) function(f field) *definition {
 	d := &definition{line: f.line}
+	before := len(r.faults)
 	var fprocess, address string
 	var labels, annotations map[string]string
 	lines := map[string]int{}
@@ -153,8 +157,7 @@ func (r *stackReader) function(f field) *definition {
 		case slices.Contains(unused, g.name):
 			r.ignored[g.name] = append(r.ignored[g.name], f.name)
 		case !slices.Contains(tolerated, g.name):
-			r.fault(g.line, "%s: expected one of %s; or of %s, which are not used here", what,
-				strings.Join(used, ", "), strings.Join(append(slices.Clone(unused), tolerated...), ", "))
+			r.fault(g.line, "%s: expected one of %s, or what faas-cli builds and deploys by, such as image", what, strings.Join(used, ", "))
 		}
 	}
 	ref, err := function.ParseRef(f.name, namespace)
@@ -171,7 +174,7 @@ func (r *stackReader) function(f field) *definition {
 			r.notes = append(r.notes, f.name+": environment is not used, for the function runs elsewhere")
 		}
 	} else {
-		r.process(d, fprocess, lines)
+		r.process(d, fprocess, lines, before)
 	}
 	d.settle(labels, annotations, address)
 	return d
@@ -211,8 +214,8 @@ func (r *stackReader) address(f field, what, text string) string {
 var sample = ports{function: 20001, metrics: 20002, handler: 20003}
 
 // process settles what a replica runs, and has fwatchdog's own reading check
-// its settings.
-func (r *stackReader) process(d *definition, fprocess string, lines map[string]int) {
+// its settings. before is how many faults there were before the function's.
+func (r *stackReader) process(d *definition, fprocess string, lines map[string]int, before int) {
 	if d.environment == nil {
 		d.environment = map[string]string{}
 	}
@@ -231,6 +234,9 @@ func (r *stackReader) process(d *definition, fprocess string, lines map[string]i
 	case command != "" && mode == string(watchdog.ModeHTTP) && upstream == "":
 		env["upstream_url"] = "http://127.0.0.1:$PORT"
 	case command == "" && mode != string(watchdog.ModeStatic) && (mode != string(watchdog.ModeHTTP) || upstream == ""):
+		if len(r.faults) > before {
+			return // it may be there, where it cannot be read
+		}
 		r.fault(d.line, "%s: no fprocess: expected the handler's command, as fprocess or environment.fprocess, or url where it runs elsewhere", d.ref.Name)
 		return
 	}
