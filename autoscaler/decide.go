@@ -70,6 +70,11 @@ type Demand struct {
 	Refused float64
 	// Queued waits in the pods' own queues, Held at the gateways.
 	Queued, Held float64
+	// Arrivals is calls per second that came, whether they were taken, held or
+	// refused, and Service the mean time that one takes in a pod. They bound
+	// what Held counts for; a Service of 0 is unknown, and bounds nothing.
+	Arrivals float64
+	Service  time.Duration
 	// Backlog is how many async messages are ready to run and could usefully
 	// run at once. Those that run already are in Running.
 	Backlog float64

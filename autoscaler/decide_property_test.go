@@ -74,6 +74,7 @@ func anyDemand(r source, now time.Time, replicas int) Demand {
 		d.Running, d.Refused, d.Queued, d.Held = anyLoad(r), anyLoad(r), anyLoad(r), anyLoad(r)
 		d.Backlog, d.Rate, d.CPU = anyLoad(r), anyLoad(r), anyLoad(r)
 		d.Open = r.IntN(4) / 2 * r.IntN(5)
+		d.Arrivals, d.Service = anyLoad(r), time.Duration(r.IntN(20)-2)*time.Second/10
 	}
 	for _, stamp := range []*time.Time{&d.LastStart, &d.LastEnd, &d.LastWake} {
 		if r.IntN(10) == 0 {
@@ -204,7 +205,7 @@ func same(t *testing.T, m moment, got Decision, next State) {
 func monotone(t *testing.T, r source, m moment, got Decision) {
 	t.Helper()
 	more := *m.d
-	for _, load := range []*float64{&more.Running, &more.Refused, &more.Queued, &more.Held, &more.Backlog, &more.Rate, &more.CPU} {
+	for _, load := range []*float64{&more.Running, &more.Refused, &more.Queued, &more.Held, &more.Backlog, &more.Rate, &more.CPU, &more.Arrivals} {
 		if *load = sane(*load); r.IntN(2) == 0 {
 			*load += float64(r.IntN(50))
 		}

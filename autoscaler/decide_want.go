@@ -35,12 +35,24 @@ func (d *Demand) load(spec *function.Spec) float64 {
 		return sane(d.CPU)
 	case function.Queue:
 		// What runs already has left the backlog and still takes its place.
-		return sane(d.Running) + sane(d.Queued) + sane(d.Held) + d.backlog(spec)
+		return sane(d.Running) + sane(d.Queued) + d.held() + d.backlog(spec)
 	}
 	// Refused work counts at most as much as runs: a client that hammers at
 	// a full function doubles it at most.
 	refused := min(sane(d.Refused), sane(d.Running))
-	return sane(d.Running) + refused + sane(d.Queued) + sane(d.Held) + d.backlog(spec)
+	return sane(d.Running) + refused + sane(d.Queued) + d.held() + d.backlog(spec)
+}
+
+// held is what waits at the gateways. A pile that grew while pods were too few
+// says how long they were too few, not how many more it takes: it counts for at
+// most as much as runs, as arrives, or as has to run to be through with all of
+// it in a panic window. For a sleeping function every call counts.
+func (d *Demand) held() float64 {
+	held, service := sane(d.Held), d.Service.Seconds()
+	if d.Started <= 0 || service <= 0 {
+		return held
+	}
+	return min(held, max(sane(d.Running), sane(d.Arrivals)*service, held*service/PanicWindow.Seconds()))
 }
 
 // backlog is at most what may run at once: more replicas do nothing for the
