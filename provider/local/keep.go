@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -67,8 +68,12 @@ type errand struct {
 }
 
 func (k *keeping) begin() error {
-	unix.CloseOnExec(wireFD)
-	unix.CloseOnExec(lockFD)
+	// Neither its own descriptors nor what weir was started with are for the
+	// replicas. A kernel older than 5.11 does the first only.
+	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) != nil {
+		unix.CloseOnExec(wireFD)
+		unix.CloseOnExec(lockFD)
+	}
 	socket := os.NewFile(wireFD, "weir")
 	line, err := newWire(socket)
 	if err != nil {

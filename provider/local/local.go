@@ -71,11 +71,11 @@ type Provider struct {
 	ports     *portPool
 	out       io.Writer
 	replicas  sync.WaitGroup
+	over      chan struct{} // closed when Run is told to end
 
 	keepers sync.Mutex
 	keeper  *keeper
 	former  []*keeper // died; their leftovers are being ended
-	started bool      // Run
 
 	mu        sync.Mutex
 	functions map[function.Ref]*workload
@@ -115,6 +115,7 @@ func New(cfg Config) (*Provider, error) {
 	p := &Provider{
 		cfg: cfg, id: hex.EncodeToString(random), folder: folder, fwatchdog: fwatchdog,
 		ports: newPortPool(), out: io.Discard, functions: map[function.Ref]*workload{}, notes: s.notes,
+		over: make(chan struct{}),
 	}
 	for _, d := range s.functions {
 		p.add(d)
@@ -140,7 +141,6 @@ func (p *Provider) Run(ctx context.Context, f *fleet.Fleet) error {
 	defer func() { _ = out.Close() }() // nobody is left to tell
 	clearLeft(p.cfg.TempDir, p.cfg.Log)
 	p.out = out
-	p.started = true
 	if _, err := p.keeping(); err != nil {
 		return fmt.Errorf("keeper of the replicas: %w", err)
 	}
@@ -159,6 +159,7 @@ func (p *Provider) Run(ctx context.Context, f *fleet.Fleet) error {
 	<-ctx.Done()
 	p.mu.Lock()
 	p.leads = false
+	close(p.over)
 	for _, w := range p.functions {
 		for len(w.live) > 0 {
 			w.end(w.live[0])
@@ -308,8 +309,9 @@ func (p *Provider) Spare(_ context.Context, ref function.Ref, busy map[string]in
 }
 
 // Reload reads the stack file anew: functions that are new come, those that
-// are gone go, and replicas whose settings changed are replaced one by one. A
-// file with faults changes nothing; the error says what is wrong, as New's.
+// are gone go, and replicas whose settings changed are replaced one by one, an
+// old one going when a new one was heard to serve. A file with faults changes
+// nothing; the error says what is wrong, as New's.
 func (p *Provider) Reload() error {
 	s, err := readStack(p.cfg.Stack, p.cfg.Namespace)
 	if err != nil {
@@ -355,8 +357,29 @@ func (p *Provider) redefine(w *workload, d *definition) {
 	w.def = d
 	w.revise()
 	p.tellFaults(w)
-	w.roll()
 	w.publish()
+	if !w.roll() {
+		p.replicas.Go(func() { p.follow(w, d) })
+	}
+}
+
+// follow replaces replicas until all are of definition d, or there is a newer
+// one.
+func (p *Provider) follow(w *workload, d *definition) {
+	for {
+		changed := p.fleet.Changed()
+		p.mu.Lock()
+		over := w.def != d || w.roll()
+		p.mu.Unlock()
+		if over {
+			return
+		}
+		select {
+		case <-changed:
+		case <-p.over:
+			return
+		}
+	}
 }
 
 // uid names the next process.
@@ -388,9 +411,6 @@ func (p *Provider) listens(r *replica, at *ports) {
 		return // it keeps its address until it is gone
 	}
 	r.at = at
-	if at != nil {
-		r.w.roll()
-	}
 	r.w.publish()
 }
 

@@ -63,6 +63,16 @@ func TestReplicaEnvironment(t *testing.T) {
 	}
 }
 
+// No descriptor of weir or of the keeper reaches a handler.
+func TestReplicaDescriptors(t *testing.T) {
+	s := newSite(t, "functions:\n  ls: {fprocess: ls /proc/self/fd}\n").open()
+	s.scale("ls", 1)
+	// 3 is that of ls itself, for the folder.
+	if got := strings.Fields(s.get(s.up("ls", 1)[0].Addr, "/")); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+		t.Errorf("a handler has the descriptors %v", got)
+	}
+}
+
 func TestOutputIsPrefixedByTheReplica(t *testing.T) {
 	s := newSite(t, "functions:\n  f:\n    fprocess: sh -c 'echo one line >&2; cat'\n").open()
 	s.scale("f", 1)
@@ -319,6 +329,43 @@ func TestReload(t *testing.T) {
 	if n := s.fleet.Get(ref("f")).Function().Replicas; n != 2 {
 		t.Errorf("%d replicas are asked for", n)
 	}
+}
+
+// A definition whose replicas never serve leaves the old ones alone, and the
+// next good one takes their place.
+func TestReloadOfWhatDoesNotServe(t *testing.T) {
+	s := newSite(t, greeter(t, "one")).open()
+	s.scale("f", 2)
+	before := s.up("f", 2)
+	s.write("functions: {f: {fprocess: sh -c 'exit 1', environment: {mode: http}}}")
+	if err := s.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new one has failed twice", func() string {
+		if log := s.log.String(); !strings.Contains(log, "the next one starts in 2s") {
+			return log
+		}
+		return ""
+	})
+	for i, pod := range s.fleet.Get(ref("f")).Function().Pods[:2] {
+		if pod.UID != before[i].UID || pod.Stopping {
+			t.Errorf("%+v, before %+v", pod, before[i])
+		}
+		s.get(pod.Addr, "/")
+	}
+	s.write(greeter(t, "two"))
+	if err := s.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "two of the newest", func() string {
+		for _, pid := range s.watchdogs("f") {
+			if got := environmentOf(pid, "GREETING"); got != "two" {
+				return fmt.Sprintf("GREETING is %q", got)
+			}
+		}
+		return ""
+	})
+	s.up("f", 2)
 }
 
 // The sample stack runs as it is.

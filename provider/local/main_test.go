@@ -150,15 +150,18 @@ func (s *site) open(change ...func(*Config)) *site {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.Provider, s.fleet = p, fleet.New(fleet.Config{Log: cfg.Log})
+	s.Provider, s.fleet = p, fleet.New(fleet.Config{Log: cfg.Log, Probe: &fleet.Prober{Log: cfg.Log}})
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 1)
+	var probing sync.WaitGroup
+	probing.Go(func() { _ = s.fleet.Run(ctx) })
 	go func() { over <- p.Run(ctx, s.fleet) }()
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-over; err != nil {
 			s.t.Errorf("Run: %v", err)
 		}
+		probing.Wait()
 		s.nothingLeft()
 		if s.t.Failed() {
 			s.t.Logf("log:\n%s\noutput:\n%s", s.log.String(), s.out.String())

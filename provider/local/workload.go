@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
 )
 
@@ -42,7 +43,6 @@ func (w *workload) resize(n int) {
 	for len(w.live) > n {
 		w.shrink(w.live)
 	}
-	w.roll()
 	w.publish()
 }
 
@@ -95,29 +95,40 @@ func (w *workload) end(r *replica) {
 }
 
 // roll replaces replicas of an older definition, one at a time: a new one
-// first, and when all new ones listen an old one goes.
-func (w *workload) roll() {
+// first, and when all new ones serve an old one goes, so that a definition
+// whose replicas never serve leaves the old ones alone. It returns whether
+// there is nothing to replace, or nothing more.
+func (w *workload) roll() (over bool) {
 	for {
 		var old []*replica
 		ready := true
 		for _, r := range w.live {
 			if !r.def.sameProcess(w.def) {
 				old = append(old, r)
-			} else if r.at == nil {
+			} else if !w.serves(r) {
 				ready = false
 			}
 		}
 		switch {
-		case len(old) == 0:
-			return
+		case len(old) == 0 || w.gone || !w.p.leads:
+			return true
 		case len(w.live) <= w.want:
 			w.grow()
-			return
+			w.publish()
+			return false
 		case !ready:
-			return
+			return false
 		}
 		w.shrink(old)
 	}
+}
+
+// serves goes by what the Fleet has heard of a replica itself.
+func (w *workload) serves(r *replica) bool {
+	e := w.p.fleet.Get(w.def.ref)
+	return e != nil && slices.ContainsFunc(e.Pods(), func(p *fleet.Pod) bool {
+		return p.About().UID == r.uid && p.State() == fleet.Started
+	})
 }
 
 // leave has all replicas end; the function is no more.
