@@ -57,7 +57,7 @@ func BenchmarkAtRest(b *testing.B) {
 		until(b, e, "started", func() bool { return e.Started() == each })
 	}
 	b.Logf("all %d pods known after %v, with %v of CPU", functions*each, time.Since(begin), cpu(b)-used)
-	time.Sleep(time.Second)
+	time.Sleep(DefaultLook * 3 / 2) // until the looks have found their pace
 	after := inUse()
 	b.Logf("%d goroutines more; per pod of the provider's own %d B, per pod of the Fleet %d B; %d MiB in all", runtime.NumGoroutine()-goroutines,
 		(provider-bare)/(functions*each), (after-provider)/(functions*each), (after-bare)>>20)

@@ -54,7 +54,7 @@ type Prober struct {
 	// Look is the mean time between two looks at a pod that serves and has
 	// room; it is longer where these are more than a thousand (calmRate).
 	Look time.Duration
-	// Timeout is for one probe; of a new pod it is a quarter.
+	// Timeout is for one probe; of a new pod it is at most freshTimeout.
 	Timeout time.Duration
 	// Limit is how many probes may be under way at once.
 	Limit int

@@ -406,6 +406,34 @@ func TestWakeAmongMany(t *testing.T) {
 	})
 }
 
+// Nor for thousands that came a moment before it, more than can be asked as
+// often as they should be.
+func TestWakeWhileManyStart(t *testing.T) {
+	probing(t, func(addr string, n int) (outcome, time.Duration) {
+		if addr == "starts" {
+			return outcome{kind: nobody}, time.Millisecond
+		}
+		return said(200, "ready"), time.Millisecond
+	}, func(f *Fleet, a *asker) {
+		for i := range 5000 {
+			about := podOf(i)
+			about.Addr = "starts"
+			f.Put(functionOf(refOf(i), about))
+		}
+		time.Sleep(2 * time.Second)
+		at := time.Now()
+		f.Put(functionOf(refOf(-1), podOf(-1)))
+		e := f.Get(refOf(-1))
+		for e.Started() == 0 {
+			<-e.Changed()
+		}
+		if took := time.Since(at); took > 20*time.Millisecond {
+			t.Errorf("found to be started after %v, expected within 20 ms", took)
+		}
+		within(t, "probes in two seconds", len(a.times("starts")), 18_000, 22_000)
+	})
+}
+
 // The looks at pods that serve are bounded in all.
 func TestLooksAreBounded(t *testing.T) {
 	probing(t, func(string, int) (outcome, time.Duration) { return said(200, "ready"), time.Millisecond }, func(f *Fleet, a *asker) {
