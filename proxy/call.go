@@ -184,10 +184,20 @@ func newTry(p *Proxy, c *Call) *exchange {
 // try is the life of the request at this upstream.
 func (x *exchange) try() (Stage, error) {
 	c := x.call
-	if err := x.prepareCall(); err != nil {
+	if err := x.prepareCall(c.length >= 0 || c.Watchdog || asksFirst(c.r)); err != nil {
 		return Client, err
 	}
 	stage, err := x.attempt()
+	if err == nil && x.ans.code == http.StatusExpectationFailed && x.upload == nil && x.expect && !asksFirst(x.r) {
+		// It is we who expected something of a server that knows nothing of it.
+		x.drop()
+		x.in.reset()
+		x.reused = false
+		if err := x.prepareCall(false); err != nil {
+			return Client, err
+		}
+		stage, err = x.attempt()
+	}
 	if err == nil && x.ans.code == http.StatusSwitchingProtocols {
 		if err = x.tunnel(); err != nil {
 			stage = Sent
@@ -258,10 +268,14 @@ func (x *exchange) attempt() (Stage, error) {
 // answers what comes after with a reset. A reset alone does not count: it may
 // outrun an acknowledgement that is being delayed.
 func (x *exchange) untaken(err error) bool {
-	if x.c.sent == x.before {
+	if x.upload == nil && x.c.sent == x.before {
 		return true
 	}
-	return err == io.EOF && x.in.total == 0 && x.c.acked() <= x.before
+	if err != io.EOF || x.in.total > 0 {
+		return false
+	}
+	acked, ok := x.c.acked()
+	return ok && acked <= x.before
 }
 
 // malformed reports whether an answer was read that is none.

@@ -57,16 +57,15 @@ func (c *conn) writeBoth(a, b []byte) error {
 }
 
 // acked is how many of the bytes that were written the other side has
-// acknowledged; where the kernel does not say, all of them.
-func (c *conn) acked() int64 {
-	acked := c.sent
+// acknowledged; ok is false where the kernel does not say.
+func (c *conn) acked() (n int64, ok bool) {
 	_ = c.raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil && info.Bytes_acked > 0 {
-			acked = int64(info.Bytes_acked) - 1 // the first is that of the SYN
+			n, ok = int64(info.Bytes_acked)-1, true // the first is that of the SYN
 		}
 	})
-	return acked
+	return n, ok
 }
 
 // hangUp breaks the connection: every read and write on it ends at once.

@@ -43,7 +43,7 @@ func TestByCall(t *testing.T) {
 		"FullDuplex": TestFullDuplex, "EarlyAnswer": TestEarlyAnswer, "CutUpload": TestCutUpload,
 		"ExpectContinue": TestExpectContinue, "ConstantMemory": TestConstantMemory,
 		"ConnectionStaysAfterUpload": TestConnectionStaysAfterUpload,
-		"Upgrade": TestUpgrade, "UpgradeRefused": TestUpgradeRefused, "CloseEndsUpgrades": TestCloseEndsUpgrades,
+		"Upgrade":                    TestUpgrade, "UpgradeRefused": TestUpgradeRefused, "CloseEndsUpgrades": TestCloseEndsUpgrades,
 		"UpgradeClientGone": TestUpgradeClientGone, "MaxBody": TestMaxBody, "StubbornHandlers": TestStubbornHandlers,
 		"RepeatOnKeptConnection": TestRepeatOnKeptConnection,
 	} {

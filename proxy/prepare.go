@@ -83,8 +83,9 @@ func (x *exchange) readInline() error {
 	return nil
 }
 
-// prepareCall is prepare for a Call, whose small body was read before.
-func (x *exchange) prepareCall() error {
+// prepareCall is prepare for a Call, whose small body was read before. A body
+// that was not is announced with an expectation if expect is true.
+func (x *exchange) prepareCall(expect bool) error {
 	c, r := x.call, x.r
 	path, ok := c.Path, true
 	if path == "" {
@@ -107,9 +108,8 @@ func (x *exchange) prepareCall() error {
 		x.out = appendLength(x.out, r, x.length)
 	}
 	if !c.ended {
-		x.kind = bodyStreamed
-		x.expect = x.length >= 0 || c.Watchdog || asksFirst(r)
-		if x.expect {
+		x.kind, x.expect = bodyStreamed, expect
+		if expect {
 			x.out = append(x.out, "Expect: 100-continue\r\n"...)
 		}
 		x.out = append(x.out, '\r', '\n')
