@@ -27,7 +27,6 @@ var needs = []need{
 	{"/usr/lib/cni/ptp", "containernetworking-plugins"},
 	{"/usr/lib/cni/host-local", "containernetworking-plugins"},
 	{"nft", "nftables"},
-	{"conntrack", "conntrack"},
 	{"etcd", "etcd-server"},
 	{"ip", "iproute2"},
 	{"mount", "mount"},

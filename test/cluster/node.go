@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -134,6 +136,11 @@ func (n *node) check(bin string) error {
 // run brings the node up, says so on out, and keeps it until ctx ends or one
 // of its programs does.
 func (n *node) run(ctx context.Context, out io.Writer) error {
+	// Whatever outlives its parent becomes this process's child, to be reaped in
+	// down: some machines' first process takes its time.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the reaper of the node's orphans: %w", err)
+	}
 	unlock, err := n.claim()
 	if err != nil {
 		return err
@@ -174,7 +181,9 @@ func (n *node) claim() (func(), error) {
 		return nil, fmt.Errorf("%w: if a cluster runs in the network namespace %s, stop it or choose another -netns", err, n.netns)
 	}
 	unlock := func() {
-		os.Remove(mark)
+		if _, err := os.Stat("/run/netns/" + n.netns); err != nil {
+			os.Remove(mark) // else the next one cleans what is left
+		}
 		nameLock()
 		dirLock()
 	}
@@ -345,5 +354,18 @@ func (n *node) down() error {
 	if n.place != nil {
 		n.place.leave()
 	}
+	if err == nil {
+		reap()
+	}
 	return errors.Join(err, n.wipe("logs", "var-log", "audit.log"))
+}
+
+// reap takes the exit status of every orphan that was killed. Every program
+// and every other command has been waited for by then, so none is stolen.
+func reap() {
+	for {
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
+			return // ECHILD: no child is left
+		}
+	}
 }

@@ -9,10 +9,13 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -200,6 +203,16 @@ func TestLock(t *testing.T) {
 		}
 		got <- err
 	}()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiter := regexp.MustCompile(fmt.Sprintf(`-> FLOCK .*:%d `, info.Sys().(*syscall.Stat_t).Ino))
+	for table := []byte(nil); !waiter.Match(table) && t.Context().Err() == nil; {
+		if table, err = os.ReadFile("/proc/locks"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	os.Remove(path)
 	unlock()
 	if err := <-got; err != nil {
