@@ -116,7 +116,10 @@ func (s *Spec) TargetFor(maxInflight int) float64 {
 type Fault struct {
 	// Object is where it stands ("Deployment ns/name, template annotation"),
 	// Expected what would have been understood.
-	Object, Key, Value, Expected string
+	Object   string `json:"object"`
+	Key      string `json:"key"`
+	Value    string `json:"value"`
+	Expected string `json:"expected"`
 }
 
 func (f Fault) String() string {
