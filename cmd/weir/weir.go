@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-run/weir/autoscaler"
+	"github.com/weir-run/weir/contract"
+	"github.com/weir-run/weir/fleet"
+	"github.com/weir-run/weir/gateway"
+)
+
+// The bounds of a connection from outside.
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 120 * time.Second
+	maxHeaderBytes    = 64 << 10
+)
+
+// provider is what runs the functions.
+type provider interface {
+	gateway.Provider
+	autoscaler.Provider
+	// Run puts functions into the Fleet until ctx ends.
+	Run(ctx context.Context, f *fleet.Fleet) error
+}
+
+// weir is the whole program: New, Listen, Run.
+type weir struct {
+	settings *settings
+	log      *slog.Logger
+
+	fleet      *fleet.Fleet
+	provider   provider
+	gateway    *gateway.Gateway
+	autoscaler *autoscaler.Autoscaler
+	scraper    *autoscaler.Scraper
+
+	draining atomic.Bool
+	server   http.Server // of requests and the API
+	metrics  http.Server
+	// The listeners, nil before Listen.
+	listener, metricsListener net.Listener
+}
+
+func newWeir(s *settings, log *slog.Logger) (*weir, error) {
+	w := &weir{settings: s, log: log}
+	w.fleet = fleet.New(fleet.Config{Log: log, Probe: &fleet.Prober{Log: log}})
+	namespace, err := w.newProvider()
+	if err != nil {
+		return nil, err
+	}
+	w.scraper = autoscaler.NewScraper()
+	w.gateway, err = gateway.New(gateway.Config{
+		Fleet: w.fleet, Provider: w.provider, Log: log, Namespace: namespace,
+		Gateways: func() int { return 1 + len(w.provider.Peers()) },
+		Version:  version, Commit: commit, Orchestration: s.Provider.val,
+		User: s.BasicAuthUser.val, Password: s.BasicAuthPassword.val,
+		HoldRequests: s.HoldRequests.val, HoldBytes: s.HoldBytes.val, HoldTime: s.HoldTimeout.val, MaxBody: s.MaxBody.val,
+		AccessLevel: slog.LevelDebug,
+		Explain:     w.explain, Kick: w.kick,
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.autoscaler = autoscaler.New(autoscaler.Config{
+		Fleet: w.fleet, Provider: w.provider, Counter: w.scraper, Own: w.gateway.Report, Log: log,
+	})
+	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	w.server = http.Server{
+		Handler: w.gateway.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog,
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", w.gateway.MetricsHandler(w.autoscaler.Metrics()...))
+	mux.Handle(contract.DemandPath, w.gateway.DemandHandler())
+	// Alive, also while it drains: that is for readiness to know.
+	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = rw.Write([]byte("ok\n")) })
+	w.metrics = http.Server{
+		Handler: mux, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readHeaderTimeout, WriteTimeout: 30 * time.Second,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog,
+	}
+	return w, nil
+}
+
+// Listen takes the ports. A taken one is an error.
+func (w *weir) Listen() (err error) {
+	if w.listener, err = net.Listen("tcp", w.settings.Listen.val); err != nil {
+		return fmt.Errorf("WEIR_LISTEN: %w", err)
+	}
+	if w.metricsListener, err = net.Listen("tcp", w.settings.MetricsListen.val); err != nil {
+		_ = w.listener.Close()
+		return fmt.Errorf("WEIR_METRICS_LISTEN: %w", err)
+	}
+	return nil
+}
+
+// Run serves until drain is done, then finishes what is under way; hurry cuts
+// that short. What requests need (provider, probes, decisions) ends after the
+// last of them.
+func (w *weir) Run(drain, hurry context.Context) error {
+	defer w.scraper.Close()
+	infra, stop := context.WithCancel(context.Background())
+	defer stop()
+	failed := make(chan error, 8)
+	var all sync.WaitGroup
+	start := func(what string, run func(context.Context) error) {
+		all.Go(func() {
+			if err := run(infra); err != nil && infra.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	start("fleet", w.fleet.Run)
+	start("provider", func(ctx context.Context) error { return w.provider.Run(ctx, w.fleet) })
+	start("gateway", w.gateway.Run)
+	start("autoscaler", w.autoscaler.Run)
+	for _, s := range []struct {
+		server   *http.Server
+		listener net.Listener
+	}{{&w.server, w.listener}, {&w.metrics, w.metricsListener}} {
+		all.Go(func() {
+			if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	w.log.Info("weir serves", "version", version, "commit", commit, "provider", w.settings.Provider.val,
+		"listen", w.listener.Addr().String(), "metrics", w.metricsListener.Addr().String())
+
+	var err error
+	select {
+	case err = <-failed:
+	case <-drain.Done():
+		w.drain(hurry)
+	}
+	_ = w.server.Close()
+	_ = w.gateway.Close()
+	stop()
+	_ = w.metrics.Close()
+	all.Wait()
+	w.log.Info("weir has stopped")
+	return err
+}
+
+// drain serves on, unready, until whoever sends requests knows; then it takes
+// no more and finishes those under way.
+func (w *weir) drain(hurry context.Context) {
+	w.gateway.Drain()
+	select {
+	case <-time.After(w.settings.drainInterval()):
+	case <-hurry.Done():
+		return
+	}
+	ctx, cancel := context.WithTimeout(hurry, w.settings.ShutdownTimeout.val)
+	defer cancel()
+	if err := w.server.Shutdown(ctx); err != nil {
+		w.log.Warn("requests were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT", "timeout", w.settings.ShutdownTimeout.val)
+	}
+	if err := w.gateway.Wait(ctx); err != nil {
+		w.log.Warn("upgraded connections were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT", "timeout", w.settings.ShutdownTimeout.val)
+	}
+}
