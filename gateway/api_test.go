@@ -388,3 +388,17 @@ func TestHealthz(t *testing.T) {
 		t.Errorf("draining: %d", rec.Code)
 	}
 }
+
+// BenchmarkRoute is what finding the function adds to a call.
+func BenchmarkRoute(b *testing.B) {
+	w := newAPIWorld(b, func(c *Config) {
+		c.Submit = func(http.ResponseWriter, *http.Request, *fleet.Entry, string) {}
+	})
+	r := httptest.NewRequest("POST", "/async-function/echo/some/path?q=1", nil)
+	r.Host = "127.0.0.1:31112"
+	rec := httptest.NewRecorder()
+	b.ReportAllocs()
+	for b.Loop() {
+		w.handler.ServeHTTP(rec, r)
+	}
+}

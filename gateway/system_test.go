@@ -160,7 +160,7 @@ func TestWhatWeirLeavesToOthers(t *testing.T) {
 	}
 }
 
-// TestFaasCLI replays what faas-cli 0.18 sends for list, describe, invoke,
+// TestFaasCLI replays what faas-cli sends for list, describe, invoke,
 // scale and version, header for header, and reads the answers into types that
 // have the names of its own.
 func TestFaasCLI(t *testing.T) {
@@ -258,7 +258,7 @@ func TestRealFaasCLI(t *testing.T) {
 			}
 		}
 	}
-	if out, err := run("", "list"); err == nil || !strings.Contains(out, "unauthorized") {
+	if out, err := run("", "list"); err == nil || !strings.Contains(strings.ToLower(out), "unauthorized") {
 		t.Errorf("list before login: %v %s", err, out)
 	}
 	expect(apiPassword, []string{"credentials saved"}, "login", "-u", apiUser, "--password-stdin")
@@ -270,8 +270,7 @@ func TestRealFaasCLI(t *testing.T) {
 	expect("a body", []string{"PUT / a body"}, "invoke", "echo", "-n", "far", "-m", "PUT")
 	expect("", []string{"fn", "far"}, "namespaces")
 	expect("", []string{"weir", "kubernetes", "v1.2.3"}, "version", "--warn-update=false")
-	expect("", []string{"ready"}, "ready", "--attempts", "1")
-	if out, _ := run("", "describe", "nobody"); !strings.Contains(out, "no such function") {
+	if out, _ := run("", "describe", "nobody"); !strings.Contains(strings.ToLower(out), "no such function") {
 		t.Errorf("describe nobody: %s", out)
 	}
 	if out, _ := run("", "remove", "echo"); !strings.Contains(out, "apply a manifest") {
