@@ -285,10 +285,10 @@ func (l *lane) serve(e *fleet.Entry) (next time.Duration, other <-chan struct{},
 	}
 	l.rouse(e, now)
 	next = min(recheck, l.line.head.deadline.Sub(now))
-	if l.places.ramping {
-		next = min(next, rampStep)
+	if l.places.awake {
+		next = min(next, l.places.look)
 	}
-	return next, l.company.news, true
+	return max(next, time.Millisecond), l.company.news, true
 }
 
 // dispatch hands out every place that is free, in the order of the line.
@@ -352,7 +352,7 @@ func (l *lane) leave(c *claim, now time.Time) {
 func (l *lane) give(c *claim, p *place, now time.Time) {
 	p.connect()
 	c.place, c.pod, c.to, c.err = p, p.pod, p.to, nil
-	p.running.add(1, now)
+	p.take(now)
 	l.running.add(1, now)
 }
 
@@ -363,7 +363,7 @@ func (l *lane) giveBack(c *claim, how ending, now time.Time) {
 	c.place = nil
 	p.running.add(-1, now)
 	l.running.add(-1, now)
-	p.ended(how)
+	p.ended(how, now)
 	if p.left {
 		p.retire()
 		return

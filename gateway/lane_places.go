@@ -20,6 +20,11 @@ const (
 	// there is it does not say.
 	rampStep  = 20 * time.Millisecond
 	rampSteps = 12
+	// While it says that it is full one request is tried all the same, after
+	// tryFull, and after twice as long each time, up to tryFullMost: what it
+	// says is a sample, and a place that others take at once is in none.
+	tryFull     = 50 * time.Millisecond
+	tryFullMost = 800 * time.Millisecond
 )
 
 // places are the pods of a function as its lane uses them.
@@ -27,9 +32,10 @@ type places struct {
 	pods []*fleet.Pod // what all was made from
 	all  []*place
 	next int // where the round begins
-	// awake: one of them has started. ramping: one is being filled again after
-	// it refused. Both as of the last look.
-	awake, ramping bool
+	// awake: one of them has started. look: when one that refused is to be
+	// looked at again. Both as of the last look at all.
+	awake bool
+	look  time.Duration
 }
 
 // place is one pod, and what it has of this gateway.
@@ -42,11 +48,12 @@ type place struct {
 	running        meter
 	calls, refused uint64
 
-	// After a refusal: bounded by base while the pod says that it is full,
-	// and by more and more since it has said that it is not.
-	bounded, full bool
-	base          int
-	roomSince     time.Time
+	// After a refusal: bounded by base while the pod says that it is full, by
+	// one more from nextTry on, and by more and more since it has said that it
+	// is not. refusals are those in a row.
+	bounded, full      bool
+	base, refusals     int
+	nextTry, roomSince time.Time
 }
 
 type placeKey struct{ uid, addr string }
@@ -130,10 +137,11 @@ func (p *place) retire() {
 // ended learns from how a request to the pod ended. The pod's own news come
 // after it: whoever is told by it that there is room does not find a place
 // that is not bounded yet.
-func (p *place) ended(how ending) {
+func (p *place) ended(how ending, now time.Time) {
 	switch how {
 	case took:
 		p.calls++
+		p.refusals = 0
 	case cut:
 		p.calls++
 		if p.pod.Said().Nature == fleet.Watchdog {
@@ -148,7 +156,23 @@ func (p *place) ended(how ending) {
 		p.refused++
 		p.pod.Full()
 		p.bounded, p.full, p.base = true, true, p.running.n
+		p.pause(now)
+		p.refusals++
 	}
+}
+
+// pause puts off the next request that is tried on a full pod.
+func (p *place) pause(now time.Time) {
+	p.nextTry = now.Add(min(tryFull<<min(p.refusals, 10), tryFullMost))
+}
+
+// take counts a request that the pod is given.
+func (p *place) take(now time.Time) {
+	if p.full && p.running.n >= p.base {
+		p.base = p.running.n + 1
+		p.pause(now)
+	}
+	p.running.add(1, now)
 }
 
 // ceiling is how many requests the pod may have after it refused one.
@@ -157,8 +181,11 @@ func (p *place) ceiling(room bool, now time.Time) int {
 		return math.MaxInt
 	}
 	if p.full {
-		if !room {
+		if !room && now.Before(p.nextTry) {
 			return p.base
+		}
+		if !room {
+			return p.base + 1
 		}
 		p.full, p.roomSince = false, now
 	}
@@ -212,7 +239,12 @@ func (ps *places) offer(p *place, v *view) offer {
 	}
 	said, n := p.pod.Said(), p.running.n
 	ceiling := p.ceiling(said.Room, v.now)
-	ps.ramping = ps.ramping || p.bounded && !p.full
+	switch {
+	case p.bounded && !p.full:
+		ps.look = min(ps.look, rampStep)
+	case p.bounded && n >= ceiling:
+		ps.look = min(ps.look, p.nextTry.Sub(v.now))
+	}
 	runs, takes := v.limits(said)
 	switch {
 	case n >= ceiling, takes > 0 && n >= takes:
@@ -289,7 +321,7 @@ func (ps *places) ofTwo(v *view) *place {
 // scan looks at the pods in turn up to the first that is free.
 func (ps *places) scan(v *view, from int) *place {
 	var second *place
-	ps.ramping = false
+	ps.look = recheck
 	for i := range ps.all {
 		at := from + i
 		if at >= len(ps.all) {

@@ -156,7 +156,7 @@ func settled(t *testing.T, l *lane) {
 }
 
 // empty checks that nothing is left over.
-func empty(t *testing.T, l *lane) {
+func empty(t testing.TB, l *lane) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
