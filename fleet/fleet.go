@@ -40,6 +40,10 @@ func New(cfg Config) *Fleet {
 	return &Fleet{cfg: cfg, entries: map[function.Ref]*Entry{}, synced: make(chan struct{})}
 }
 
+// Probes says whether pods are asked what they are. If not, whoever runs them
+// tells by Pod.Learn.
+func (f *Fleet) Probes() bool { return f.cfg.Probe != nil }
+
 // Run probes pods until ctx ends, and returns when no probe is under way.
 func (f *Fleet) Run(ctx context.Context) error {
 	if f.cfg.Probe == nil {
