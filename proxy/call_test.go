@@ -320,7 +320,7 @@ const refusal = "HTTP/1.1 503 Service Unavailable\r\nX-Watchdog-Reject: queue\r\
 	"Retry-After: 7\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nfull\n"
 
 // admitting answers like a watchdog, which asks for a body that waits only
-// when it admits the request.
+// when it admits the request. With an empty answer it ends the connection.
 func admitting(answer string, admit bool) func(net.Conn, *bufio.Reader) {
 	return func(c net.Conn, br *bufio.Reader) {
 		for {
@@ -337,7 +337,7 @@ func admitting(answer string, admit bool) func(net.Conn, *bufio.Reader) {
 					return
 				}
 			}
-			if _, err := io.WriteString(c, answer); err != nil || asks && !admit {
+			if _, err := io.WriteString(c, answer); err != nil || answer == "" || asks && !admit {
 				return
 			}
 		}
