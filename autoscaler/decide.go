@@ -84,7 +84,8 @@ type Demand struct {
 	CPU float64
 
 	// Open is how many requests and connections are in flight, queued or held
-	// anywhere at this moment. With any open no function sleeps.
+	// anywhere at this moment. With any open no function sleeps, and where no
+	// pod has started they are the load.
 	Open int
 	// Created is the workload's creation. LastStart and LastEnd are the
 	// latest of pods and gateways, LastWake of the gateways. Zero is never.

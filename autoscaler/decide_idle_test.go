@@ -220,8 +220,10 @@ func TestWakeIsHeld(t *testing.T) {
 func TestBurstFromZero(t *testing.T) {
 	b := newBench(t, sleepy(), 0)
 	b.run(time.Hour)
-	b.d.Held, b.d.Open = 73, 73
-	b.look(time.Second)
+	// They have waited for the last of a hundred milliseconds, and their mean
+	// is that of all hundred.
+	b.d.Held, b.d.Open = 0.73, 73
+	b.look(100 * time.Millisecond)
 	b.want(0, ReasonAsleep) // whoever holds them wakes it
 	b.d.Replicas = 1
 	b.look(10 * time.Millisecond)

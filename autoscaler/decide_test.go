@@ -105,12 +105,12 @@ func TestVectors(t *testing.T) {
 		{"refused work too", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Refused = 5 }, 3},
 		{"refused work at most doubles", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Refused = 1e9 }, 4},
 		{"waiting in pods and gateways", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Queued, d.Held = 5, 10 }, 5},
-		{"held, but no more than runs", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Held, d.Service = 100, 100*time.Millisecond }, 4},
+		{"held, nothing known of the calls", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Held, d.Arrivals = 80, 1 }, 18},
 		{"held, but no more than arrives", 10, 5, 1, func(_ *function.Spec, d *Demand) {
 			d.Held, d.Arrivals, d.Service = 100, 300, 100*time.Millisecond
 		}, 8},
 		{"held, and long calls", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Held, d.Service = 20, 6*time.Second }, 6},
-		{"held, and to be through with in a panic window", 1, 5, 1, func(_ *function.Spec, d *Demand) { d.Held, d.Service = 90, time.Second }, 4},
+		{"held, and to be through with in a panic window", 1, 5, 1, func(_ *function.Spec, d *Demand) { d.Held, d.Service = 84, time.Second }, 3},
 		{"backlog", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Backlog = 20 }, 6},
 		{"backlog beyond what may run", 10, 5, 1, func(s *function.Spec, d *Demand) { d.Backlog, s.AsyncConcurrency = 1000, 15 }, 5},
 		{"queue", 10, 5, 1, func(s *function.Spec, d *Demand) { s.Type = function.Queue; d.Backlog, d.Refused = 20, 10 }, 6},

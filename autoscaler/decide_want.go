@@ -45,14 +45,18 @@ func (d *Demand) load(spec *function.Spec) float64 {
 
 // held is what waits at the gateways. A pile that grew while pods were too few
 // says how long they were too few, not how many more it takes: it counts for at
-// most as much as runs, as arrives, or as has to run to be through with all of
-// it in a panic window. For a sleeping function every call counts.
+// most as much as arrives, or as has to run to be through with all of it in a
+// panic window. Where nobody serves, nothing leaves: all that is open waits, and
+// every call counts, at once.
 func (d *Demand) held() float64 {
 	held, service := sane(d.Held), d.Service.Seconds()
-	if d.Started <= 0 || service <= 0 {
+	if d.Started <= 0 {
+		return max(held, float64(d.Open))
+	}
+	if service <= 0 {
 		return held
 	}
-	return min(held, max(sane(d.Running), sane(d.Arrivals)*service, held*service/PanicWindow.Seconds()))
+	return min(held, max(sane(d.Arrivals)*service, held*service/PanicWindow.Seconds()))
 }
 
 // backlog is at most what may run at once: more replicas do nothing for the
