@@ -156,7 +156,12 @@ func (s *site) open(change ...func(*Config)) *site {
 	var probing sync.WaitGroup
 	probing.Go(func() { _ = s.fleet.Run(ctx) })
 	go func() { over <- p.Run(ctx, s.fleet) }()
-	s.stop = sync.OnceFunc(func() {
+	stopped := false
+	s.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
 		cancel()
 		if err := <-over; err != nil {
 			s.t.Errorf("Run: %v", err)
@@ -166,7 +171,7 @@ func (s *site) open(change ...func(*Config)) *site {
 		if s.t.Failed() {
 			s.t.Logf("log:\n%s\noutput:\n%s", s.log.String(), s.out.String())
 		}
-	})
+	}
 	s.t.Cleanup(s.stop)
 	select {
 	case <-s.fleet.Complete():
@@ -179,6 +184,11 @@ func (s *site) open(change ...func(*Config)) *site {
 // nothingLeft checks that neither a process nor a folder remains.
 func (s *site) nothingLeft() {
 	s.t.Helper()
+	defer func() {
+		for _, pid := range s.pids() { // of a test that failed
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}()
 	eventually(s.t, "no process is left", func() string { return strings.Join(s.processes(), "\n") })
 	if left, _ := filepath.Glob(filepath.Join(s.temp, "*")); len(left) != 0 {
 		s.t.Errorf("left in the temporary folder: %v", left)
