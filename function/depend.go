@@ -3,7 +3,6 @@ package function
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -15,21 +14,27 @@ type Edge struct{ From, To Ref }
 // edges that must be ignored, each with the fault that says why: those that
 // close a circle, and those to a function that does not exist. It is the same
 // for the same functions, whoever asks. functions must be all there are.
-func CheckDependencies(functions map[Ref]*Spec) (ignore map[Edge]bool, faults []Fault) {
-	w := &walk{functions: functions, ignore: map[Edge]bool{}, done: map[Ref]bool{}, at: map[Ref]int{}}
-	for _, ref := range slices.SortedFunc(maps.Keys(functions), compareRefs) {
-		if len(functions[ref].DependsOn) > 0 && !w.done[ref] {
+func CheckDependencies(functions map[Ref]*Spec) (ignore map[Edge]Fault) {
+	var depending []Ref
+	for ref, s := range functions {
+		if len(s.DependsOn) > 0 {
+			depending = append(depending, ref)
+		}
+	}
+	slices.SortFunc(depending, compareRefs)
+	w := &walk{functions: functions, ignore: map[Edge]Fault{}, done: map[Ref]bool{}, at: map[Ref]int{}}
+	for _, ref := range depending {
+		if !w.done[ref] {
 			w.visit(ref)
 		}
 	}
-	return w.ignore, w.faults
+	return w.ignore
 }
 
 // walk is one search, depth first.
 type walk struct {
 	functions map[Ref]*Spec
-	ignore    map[Edge]bool
-	faults    []Fault
+	ignore    map[Edge]Fault
 	done      map[Ref]bool
 	// path is how the search came here, at where on it each function stands.
 	path []Ref
@@ -58,11 +63,10 @@ func (w *walk) visit(ref Ref) {
 }
 
 func (w *walk) drop(e Edge, expected string) {
-	w.ignore[e] = true
-	w.faults = append(w.faults, Fault{
+	w.ignore[e] = Fault{
 		Object: fmt.Sprintf("function %s/%s", e.From.Namespace, e.From.Name),
 		Key:    weirPrefix + "depends-on", Value: e.To.String(), Expected: expected,
-	})
+	}
 }
 
 // maxCircleText bounds how much of a circle is named.

@@ -23,6 +23,7 @@ type scaled struct {
 	mu    sync.Mutex
 	wakes []function.Ref
 	asks  []string
+	told  []function.Event
 	err   error
 }
 
@@ -42,7 +43,19 @@ func (p *scaled) Scale(_ context.Context, ref function.Ref, replicas int, versio
 	return p.err
 }
 
-func (p *scaled) Event(function.Ref, function.Event) {}
+func (p *scaled) Event(_ function.Ref, e function.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = append(p.told, e)
+}
+
+func (p *scaled) events() []function.Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := p.told
+	p.told = nil
+	return told
+}
 
 func (p *scaled) fail(err error) {
 	p.mu.Lock()

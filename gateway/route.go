@@ -258,14 +258,7 @@ func (a *api) find(w http.ResponseWriter, q *request, namespace string) int {
 
 // complete says whether everything that exists is known, so that what is not
 // known does not exist.
-func (a *api) complete() bool {
-	select {
-	case <-a.g.cfg.Fleet.Complete():
-		return true
-	default:
-		return false
-	}
-}
+func (a *api) complete() bool { return complete(a.g.cfg.Fleet) }
 
 // unread is the answer where a 404 would say too much.
 func unread(w http.ResponseWriter) {

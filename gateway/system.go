@@ -84,10 +84,12 @@ func (a *api) list(w http.ResponseWriter, q *request) {
 }
 
 func (a *api) describe(w http.ResponseWriter, q *request) {
-	d := description{functionStatus: a.g.statusOf(q.entry), Faults: q.entry.Function().Faults}
+	fn := q.entry.Function()
+	d := description{functionStatus: a.g.statusOf(q.entry)}
 	if explain := a.g.cfg.Explain; explain != nil {
-		d.Autoscaling = explain(q.entry.Function().Ref)
+		d.Autoscaling = explain(fn.Ref)
 	}
+	d.Faults = slices.Concat(fn.Faults, sortedFaults(ignored(a.g.cfg.Fleet), func(e function.Edge) bool { return e.From == fn.Ref }))
 	sayJSON(w, d)
 }
 
