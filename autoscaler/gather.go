@@ -275,6 +275,10 @@ func (g *gathering) gatewaysCarry(plain map[string]bool) {
 	}
 }
 
+// jitter is how much the same moment may differ from one reading to the next,
+// as a float of seconds between clocks. Less is no other start.
+const jitter = time.Millisecond
+
 // leastSpan is the shortest time that a mean is formed over, in seconds; below
 // it what is present is the better word.
 const leastSpan = 0.02
@@ -296,6 +300,9 @@ func (g *gathering) countersSay(ctx context.Context, watchdogs []*fleet.Pod, all
 			continue
 		}
 		read++
+		if was, known := g.t.pods[r.pod.About().UID]; known && r.now.LastStart.Sub(was.LastStart).Abs() < jitter {
+			r.now.LastStart = was.LastStart
+		}
 		g.read[r.pod.About().UID] = r.now
 		sum.add(g.pace(r))
 		name := r.pod.About().Name
