@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/weir-run/weir/contract"
@@ -39,7 +40,8 @@ type question struct {
 type kind uint8
 
 const (
-	nobody   kind = iota // refused, unreachable, or no connection in time
+	unasked  kind = iota // for want of something on this side
+	nobody               // refused, unreachable, or no connection in time
 	silence              // connected, and no answer
 	open                 // connected, and no question asked
 	garbage              // what came is not HTTP
@@ -52,6 +54,7 @@ type outcome struct {
 	answer answer // if answered
 	slow   bool   // the time ran out
 	conn   *conn  // kept for the next probe
+	err    error  // why it was not asked
 	// misses counts probes in a row that ran out of time or got no answer,
 	// this one among them.
 	misses uint8
@@ -76,6 +79,10 @@ type conn struct {
 // short for keep-alive packets.
 var dialer = net.Dialer{KeepAlive: -1, FallbackDelay: -1}
 
+// ourFaults say nothing of the pod: out of descriptors, of ports, of memory.
+// Were they taken for its absence, weir would lose every pod at once.
+var ourFaults = []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM}
+
 // askPod does what q says. A kept connection that turns out to be closed is
 // replaced by a new one.
 func askPod(ctx context.Context, q *question) outcome {
@@ -90,6 +97,11 @@ func askPod(ctx context.Context, q *question) outcome {
 	}
 	raw, err := dialer.DialContext(ctx, "tcp", q.addr)
 	if err != nil {
+		for _, ours := range ourFaults {
+			if errors.Is(err, ours) {
+				return outcome{err: err}
+			}
+		}
 		return outcome{kind: nobody, slow: ctx.Err() != nil || isTimeout(err)}
 	}
 	if q.connect {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -124,6 +126,27 @@ func TestAsk(t *testing.T) {
 				t.Errorf("in an ended context: %+v", out)
 			}
 		})
+	}
+}
+
+// Out of descriptors, it says so, and nothing of the pod.
+func TestAskWithoutDescriptors(t *testing.T) {
+	addr := listen(t, raw("HTTP/1.1 200 OK\r\n\r\n"))
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	none := old
+	none.Cur = 3
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	out := askPod(t.Context(), &question{addr: addr, timeout: patience})
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if out.kind != unasked || !errors.Is(out.err, syscall.EMFILE) {
+		t.Errorf("%+v, expected not to be asked for want of descriptors", out)
 	}
 }
 

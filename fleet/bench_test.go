@@ -3,7 +3,11 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -68,6 +72,44 @@ func BenchmarkAtRest(b *testing.B) {
 	}
 	b.ReportMetric(float64(cpu(b)-used)/1e6/time.Since(begin).Seconds(), "cpu-ms/s")
 	runtime.KeepAlive(known)
+}
+
+// BenchmarkFound is how long a pod serves before it is found to: a port opens
+// some time after the provider told its address, as when a container starts.
+func BenchmarkFound(b *testing.B) {
+	f := runFleet(b, &Prober{})
+	var took []time.Duration
+	for n := 0; b.Loop(); n++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		addr := l.Addr().String()
+		_ = l.Close()
+		ref := refOf(n)
+		f.Put(functionOf(ref, function.Pod{UID: fmt.Sprint(n), Addr: addr}))
+		e := f.Get(ref)
+		time.Sleep(200*time.Millisecond + rand.N(200*time.Millisecond))
+		if l, err = net.Listen("tcp", addr); err != nil {
+			b.Fatal(err)
+		}
+		at := time.Now()
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Watchdog-Max-Inflight", "1")
+		})}
+		go func() { _ = server.Serve(l) }()
+		for changed := e.Changed(); e.Started() == 0; changed = e.Changed() {
+			if e.Started() == 0 {
+				<-changed
+			}
+		}
+		took = append(took, time.Since(at))
+		f.Delete(ref)
+		_ = server.Close()
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "median-ms")
+	b.ReportMetric(float64(took[len(took)-1].Microseconds())/1e3, "worst-ms")
 }
 
 // BenchmarkPut is one change of a function with five pods.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"container/heap"
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -106,6 +107,50 @@ func (pr *Prober) dispatch(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	return max(next, 0)
+}
+
+// next is how a pod is to be asked on: why, and how long from now; asked is
+// false if it is not until something happens. The lock is held.
+func (pr *Prober) next(p *Pod, now time.Time) (c class, pause time.Duration, asked bool) {
+	w, said, state := &p.watch, p.Said(), p.State()
+	unready := said.Nature == Plain && !p.About().Ready
+	switch {
+	case state == Stopping, unready && state == Starting:
+		return calm, 0, false
+	case unready: // the provider said so while it was asked
+		return fresh, 0, true
+	case state == Started && w.guessed:
+		return calm, max(pr.Look, guessLook), true
+	case state == Started && w.misses > 0:
+		return stale, 10 * pr.Interval, true
+	case state == Started && said.Room:
+		return calm, pr.Look, true
+	case state == Started:
+		return full, min(fullFirst<<min(w.tries, 8), fullPause), true
+	}
+	// One that does not even refuse holds a slot for long: those that are
+	// quick to say where they stand shall not wait behind it.
+	age := now.Sub(w.since)
+	if age >= freshFor || w.misses > 0 {
+		return stale, pr.pause(age), true
+	}
+	return fresh, pr.pause(age), true
+}
+
+// pause is the time between two probes of a pod that is not started for so long.
+func (pr *Prober) pause(age time.Duration) time.Duration {
+	if age < freshFor {
+		return min(max(pr.Interval, age/40), 10*pr.Interval)
+	}
+	return min(max(10*pr.Interval, age/60), 40*pr.Interval)
+}
+
+// jitter is d, a fifth more or less.
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d*4/5 + rand.N(d*2/5+1)
 }
 
 // podHeap has the least pod first; each knows its index.

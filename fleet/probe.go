@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -68,6 +67,8 @@ type Prober struct {
 	wake  chan struct{}
 	under sync.WaitGroup // probes
 	ended bool
+
+	complained time.Time
 }
 
 // watch is what the Prober knows of a pod. All of it is guarded by Prober.mu.
@@ -256,6 +257,9 @@ func (pr *Prober) underway() int {
 // probe is one probe, in a goroutine of its own.
 func (pr *Prober) probe(ctx context.Context, p *Pod, q *question) {
 	out := pr.ask(ctx, q)
+	if out.kind == unasked && ctx.Err() == nil {
+		pr.complain(out.err)
+	}
 	if ctx.Err() == nil && pr.believed(p, &out) {
 		pr.learn(p, out)
 	}
@@ -279,6 +283,20 @@ func (pr *Prober) probe(ctx context.Context, p *Pod, q *question) {
 	}
 }
 
+// complain says that weir itself cannot ask, once a minute.
+func (pr *Prober) complain(err error) {
+	pr.mu.Lock()
+	first := time.Since(pr.complained) > time.Minute
+	if first {
+		pr.complained = time.Now()
+	}
+	pr.mu.Unlock()
+	if first {
+		pr.Log.Warn("pods cannot be asked for want of this machine's own resources; "+
+			"raise the limit of open files or of local ports", "error", err)
+	}
+}
+
 // believed counts an outcome in with those before it, and says whether it is
 // to be believed: what a request met after the question was asked is newer.
 func (pr *Prober) believed(p *Pod, out *outcome) bool {
@@ -290,6 +308,9 @@ func (pr *Prober) believed(p *Pod, out *outcome) bool {
 		return false
 	}
 	w.doubted = 0
+	if out.kind == unasked {
+		return false
+	}
 	if out.slow || out.kind == silence {
 		w.misses = min(w.misses, 254) + 1
 	} else {
@@ -335,50 +356,6 @@ func (pr *Prober) enlist(p *Pod, now time.Time) {
 		w.due, w.place = now.Add(jitter(pause)), waiting
 		pr.lines[c].waiting.push(p)
 	}
-}
-
-// next is how a pod is to be asked on: why, and how long from now; asked is
-// false if it is not until something happens. The lock is held.
-func (pr *Prober) next(p *Pod, now time.Time) (c class, pause time.Duration, asked bool) {
-	w, said, state := &p.watch, p.Said(), p.State()
-	unready := said.Nature == Plain && !p.About().Ready
-	switch {
-	case state == Stopping, unready && state == Starting:
-		return calm, 0, false
-	case unready: // the provider said so while it was asked
-		return fresh, 0, true
-	case state == Started && w.guessed:
-		return calm, max(pr.Look, guessLook), true
-	case state == Started && w.misses > 0:
-		return stale, 10 * pr.Interval, true
-	case state == Started && said.Room:
-		return calm, pr.Look, true
-	case state == Started:
-		return full, min(fullFirst<<min(w.tries, 8), fullPause), true
-	}
-	// One that does not even refuse holds a slot for long: those that are
-	// quick to say where they stand shall not wait behind it.
-	age := now.Sub(w.since)
-	if age >= freshFor || w.misses > 0 {
-		return stale, pr.pause(age), true
-	}
-	return fresh, pr.pause(age), true
-}
-
-// pause is the time between two probes of a pod that is not started for so long.
-func (pr *Prober) pause(age time.Duration) time.Duration {
-	if age < freshFor {
-		return min(max(pr.Interval, age/40), 10*pr.Interval)
-	}
-	return min(max(10*pr.Interval, age/60), 40*pr.Interval)
-}
-
-// jitter is d, a fifth more or less.
-func jitter(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	return d*4/5 + rand.N(d*2/5+1)
 }
 
 // unlist takes a pod out of its heap. The lock is held.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -359,6 +360,50 @@ func TestStoppingPodsAreNotAsked(t *testing.T) {
 			if n := len(a.times(addr)); n != want {
 				t.Errorf("%q was asked %d times, expected %d", addr, n, want)
 			}
+		}
+	})
+}
+
+// A pod that goes while it is asked stays gone, and the next one at its address
+// is asked for itself.
+func TestLeavesWhileItIsAsked(t *testing.T) {
+	probing(t, func(string, int) (outcome, time.Duration) { return said(200, "ready"), 100 * time.Millisecond }, func(f *Fleet, a *asker) {
+		f.Put(functionOf(refOf(1), podOf(1)))
+		e := f.Get(refOf(1))
+		old := e.Pods()[0]
+		time.Sleep(50 * time.Millisecond)
+		next := podOf(1)
+		next.UID = "next"
+		f.Put(functionOf(refOf(1), next))
+		time.Sleep(75 * time.Millisecond) // the first answer has come
+		if old.State() != Stopping || e.Started() != 0 {
+			t.Errorf("the one that left is %v, and %d are started", old.State(), e.Started())
+		}
+		time.Sleep(time.Second)
+		if old.State() != Stopping || e.Started() != 1 || len(a.times("10.0.0.1:8080")) != 2 {
+			t.Errorf("the one that left is %v, %d are started, and the address was asked %d times", old.State(), e.Started(), len(a.times("10.0.0.1:8080")))
+		}
+	})
+}
+
+// That weir cannot ask says nothing of a pod.
+func TestOwnWantIsNoLoss(t *testing.T) {
+	probing(t, func(_ string, n int) (outcome, time.Duration) {
+		if n > 0 {
+			return outcome{err: syscall.EMFILE}, 0
+		}
+		return said(200, "ready"), 0
+	}, func(f *Fleet, a *asker) {
+		f.Put(functionOf(refOf(1), podOf(1)))
+		time.Sleep(time.Minute)
+		p := f.Get(refOf(1)).Pods()[0]
+		if p.State() != Started || !p.Said().Room {
+			t.Errorf("it says %+v", *p.Said())
+		}
+		p.Lost()
+		time.Sleep(time.Second)
+		if p.State() != Starting {
+			t.Errorf("%v though nobody heard of it since it was lost", p.State())
 		}
 	})
 }

@@ -152,8 +152,12 @@ func scaleWhateverThereIs(w *world) {
 	ref := w.make("a")
 	v := w.start()
 	v.scale(ref, 2)
+	version := v.version(ref, 2)
 	v.scale(ref, 2) // nothing to write
 	v.up(ref, 2)
+	if now := v.version(ref, 2); now != version {
+		w.t.Errorf("the version was %q, and is %q after a Scale to what there was", version, now)
+	}
 	v.scale(ref, 1)
 	v.scale(ref, 0)
 	v.up(ref, 0)
