@@ -284,10 +284,7 @@ func (l *lane) serve(e *fleet.Entry) (next time.Duration, other <-chan struct{},
 		return 0, nil, false
 	}
 	l.rouse(e, now)
-	next = min(recheck, l.line.head.deadline.Sub(now))
-	if l.places.awake {
-		next = min(next, l.places.look)
-	}
+	next = min(l.places.look, l.line.head.deadline.Sub(now))
 	return max(next, time.Millisecond), l.company.news, true
 }
 

@@ -262,6 +262,7 @@ func (ps *places) offer(p *place, v *view) offer {
 func (l *lane) pick(e *fleet.Entry, now time.Time) *place {
 	ps := &l.places
 	ps.follow(e)
+	ps.look = recheck
 	lead := ps.lead()
 	if ps.awake = lead != nil; !ps.awake {
 		l.company.asleep()
@@ -321,7 +322,6 @@ func (ps *places) ofTwo(v *view) *place {
 // scan looks at the pods in turn up to the first that is free.
 func (ps *places) scan(v *view, from int) *place {
 	var second *place
-	ps.look = recheck
 	for i := range ps.all {
 		at := from + i
 		if at >= len(ps.all) {

@@ -1,0 +1,151 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http/httptest"
+	"reflect"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weir-run/weir/fleet"
+	"github.com/weir-run/weir/function"
+)
+
+// near allows for what floating point loses.
+func near(a, b float64) bool { return math.Abs(a-b) < 1e-6 }
+
+func TestDemandIsExact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, f, _ := setup(t, nil)
+		fn := describe("a", 1, 1)
+		e := put(f, fn, started(2, 0))
+		l := g.lane(e)
+		begin := time.Now()
+		for i := range 5 {
+			go func() {
+				// Two at once for ten seconds each: 0-10, 0-10, 10-20, 10-20, 20-30.
+				time.Sleep(time.Duration(i) * time.Millisecond)
+				c := &caller{l: l}
+				if err := c.get(t.Context()); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(10*time.Second - time.Duration(i%2)*time.Millisecond)
+				c.done(took)
+				l.exit(200, 0)
+			}()
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		d := g.Report().Functions[0]
+		if d.Function != "a.ns" || d.Running != 2 || d.Held != 3 || d.Calls != 5 || !d.LastEnd.IsZero() || !d.LastWake.IsZero() {
+			t.Errorf("after 5 s: %+v", d)
+		}
+		if want := 2*5 - .001; !near(d.RunningSeconds, want) || !near(d.Pods["a-0"].Seconds, want) {
+			t.Errorf("ran for %v s, at the pod %v s, expected %v s", d.RunningSeconds, d.Pods["a-0"].Seconds, want)
+		}
+		if want := 3*5 - .002 - .003 - .004; !near(d.HeldSeconds, want) {
+			t.Errorf("held for %v s, expected %v s", d.HeldSeconds, want)
+		}
+		if !d.LastStart.Equal(begin.Add(4 * time.Millisecond)) {
+			t.Errorf("last start %v after the first", d.LastStart.Sub(begin))
+		}
+		time.Sleep(time.Hour)
+		d = g.Report().Functions[0]
+		pod := d.Pods["a-0"]
+		if d.Running != 0 || d.Held != 0 || pod.Running != 0 || pod.Calls != 5 || pod.Refused != 0 || pod.UID != "a-0" {
+			t.Errorf("an hour later: %+v", d)
+		}
+		if want := 5*10 - 2*.001; !near(d.RunningSeconds, want) || !near(pod.Seconds, want) {
+			t.Errorf("ran for %v s, at the pod %v s, expected %v s", d.RunningSeconds, pod.Seconds, want)
+		}
+		if got := d.LastEnd.Sub(begin); got < 29*time.Second || got > 31*time.Second {
+			t.Errorf("last end after %v", got)
+		}
+		if got := g.invocations(fn.Ref); got != 5 {
+			t.Errorf("%d invocations", got)
+		}
+		if got := g.invocations(function.Ref{Name: "b", Namespace: "ns"}); got != 0 {
+			t.Errorf("%d invocations of what nobody called", got)
+		}
+	})
+}
+
+// What a pod refused is not demand of its own, and pods that are gone are not
+// told of.
+func TestRefusedTriesAreCountedApart(t *testing.T) {
+	g, f, _ := setup(t, nil)
+	e := put(f, describe("a", 2, 2), started(2, 0))
+	l := g.lane(e)
+	must(t, l).done(refused)
+	must(t, l).done(took)
+	d := l.demand(time.Now())
+	if d.Pods["a-0"].Refused != 1 || d.Pods["a-0"].Calls != 0 || d.Pods["a-1"].Calls != 1 {
+		t.Errorf("%+v", d.Pods)
+	}
+	put(f, describe("a", 1, 1), started(2, 0))
+	if d := l.demand(time.Now()); len(d.Pods) != 1 || d.Pods["a-0"].Refused != 1 {
+		t.Errorf("after a pod went: %+v", d.Pods)
+	}
+}
+
+func TestReportGoesOverTheWire(t *testing.T) {
+	g, f, _ := setup(t, nil)
+	must(t, g.lane(put(f, describe("a", 1, 1), started(2, 0))))
+	put(f, describe("never-called", 1, 1), started(2, 0))
+	w := httptest.NewRecorder()
+	g.DemandHandler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	var got fleet.Report
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := g.Report()
+	if got.Gateway != want.Gateway || got.Gateway == "" || len(got.Functions) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	a, b := got.Functions[0], want.Functions[0]
+	if !a.LastStart.Equal(b.LastStart) || a.Calls != 1 || a.Running != 1 || a.Pods["a-0"].UID != "a-0" {
+		t.Errorf("%+v became %+v", b, a)
+	}
+	if other, _, _ := setup(t, nil); reflect.DeepEqual(other.id, g.id) {
+		t.Error("two starts have one id")
+	}
+	w = httptest.NewRecorder()
+	g.DemandHandler().ServeHTTP(w, httptest.NewRequest("POST", "/", nil))
+	if w.Code != 405 || w.Header().Get("Allow") == "" {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+// thousands are 10,000 functions that were called, with a pod each.
+func thousands(t testing.TB) *Gateway {
+	g, f, _ := setup(t, nil)
+	for i := range 10_000 {
+		l := g.lane(put(f, describe(fmt.Sprintf("f%d", i), 1, 1), started(10, 0)))
+		c := &caller{l: l}
+		if err := c.get(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.done(took)
+		l.exit(200, time.Millisecond)
+	}
+	return g
+}
+
+func BenchmarkReport(b *testing.B) {
+	g := thousands(b)
+	b.Run("value", func(b *testing.B) {
+		for b.Loop() {
+			g.Report()
+		}
+	})
+	b.Run("JSON", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			w := httptest.NewRecorder()
+			g.DemandHandler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		}
+	})
+}
