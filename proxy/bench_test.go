@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -13,8 +14,8 @@ import (
 	"time"
 )
 
-// BenchmarkProxy compares this proxy with the standard library's, and with no
-// proxy, at 1 and at 32 connections. One upstream and one load client serve
+// BenchmarkProxy compares this proxy, by Serve ("lean") and by a Call of one
+// Try, with the standard library's, and with no proxy, at 1 and at 32 connections. One upstream and one load client serve
 // all; what they cost is in the row "direct".
 func BenchmarkProxy(b *testing.B) {
 	up := rawUpstream(b, answerer)
@@ -33,6 +34,15 @@ func BenchmarkProxy(b *testing.B) {
 				panic(http.ErrAbortHandler)
 			}
 		}),
+		"Call": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c := NewCall(w, r)
+			defer c.Close()
+			c.Header = http.Header{"X-Forwarded-For": {r.RemoteAddr}}
+			c.Judge, c.Watchdog = judge, true
+			if err := c.Try(ours); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}),
 		"ReverseProxy": &httputil.ReverseProxy{
 			Transport: transport,
 			Rewrite: func(r *httputil.ProxyRequest) {
@@ -43,7 +53,7 @@ func BenchmarkProxy(b *testing.B) {
 	}
 	for _, conns := range []int{1, 32} {
 		b.Run(fmt.Sprintf("direct/%d", conns), func(b *testing.B) { load(b, target.Host, conns) })
-		for _, name := range []string{"ReverseProxy", "lean"} {
+		for _, name := range []string{"ReverseProxy", "lean", "Call"} {
 			b.Run(fmt.Sprintf("%s/%d", name, conns), func(b *testing.B) {
 				s := httptest.NewServer(handlers[name])
 				defer s.Close()
@@ -51,6 +61,57 @@ func BenchmarkProxy(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkPost sends bodies of some lengths through ReverseProxy, Serve and a
+// Call, one after another.
+func BenchmarkPost(b *testing.B) {
+	for _, size := range []int{5, 1 << 10, 16 << 10, 64 << 10, 1 << 20} {
+		up := rawUpstream(b, admitting(okay, true))
+		ours, target := mustNew(b, up), mustParse(b, up)
+		transport := &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}
+		for name, h := range map[string]http.HandlerFunc{
+			"ReverseProxy": (&httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}).ServeHTTP,
+			"Serve": func(w http.ResponseWriter, r *http.Request) {
+				if err := ours.Serve(w, r, time.Time{}, time.Time{}); err != nil {
+					b.Error(err)
+				}
+			},
+			"Call": func(w http.ResponseWriter, r *http.Request) {
+				c := NewCall(w, r)
+				defer c.Close()
+				c.Watchdog = true
+				if err := c.Try(ours); err != nil {
+					b.Error(err)
+				}
+			},
+		} {
+			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
+				s := httptest.NewServer(h)
+				defer s.Close()
+				body := make([]byte, size)
+				b.ReportAllocs()
+				for b.Loop() {
+					res, err := s.Client().Post(s.URL, "", bytes.NewReader(body))
+					if err != nil {
+						b.Fatal(err)
+					}
+					io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+			})
+		}
+		ours.Close()
+		transport.CloseIdleConnections()
+	}
+}
+
+func mustParse(b *testing.B, raw string) *url.URL {
+	u, err := url.Parse(raw)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return u
 }
 
 // answerer serves small requests without bodies as cheaply as it can be done.
