@@ -19,7 +19,7 @@ const (
 	endMetrics   = "<!-- metrics:end -->"
 )
 
-// TestDocsOfMetrics rewrites the README's table from families with -update.
+// TestDocsOfMetrics rewrites the table of docs/FWATCHDOG.md from families with -update.
 func TestDocsOfMetrics(t *testing.T) {
 	var table strings.Builder
 	table.WriteString("| name | type | labels | meaning |\n|---|---|---|---|\n")
@@ -30,8 +30,8 @@ func TestDocsOfMetrics(t *testing.T) {
 		}
 		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", f.name, f.kind, labels, f.help)
 	}
-	golden(t, filepath.Join("..", "README.md"), func(readme []byte) []byte {
-		return between(t, readme, beginMetrics, table.String(), endMetrics)
+	golden(t, filepath.Join("..", "docs", "FWATCHDOG.md"), func(page []byte) []byte {
+		return between(t, page, beginMetrics, table.String(), endMetrics)
 	})
 }
 

@@ -80,8 +80,8 @@ const (
 // TestDocs compares the documentation with the table; -update writes it.
 func TestDocs(t *testing.T) {
 	golden(t, filepath.Join("..", "docs", "CONFIG.md"), func([]byte) []byte { return []byte(configPage()) })
-	golden(t, filepath.Join("..", "README.md"), func(readme []byte) []byte {
-		return between(t, readme, beginTable, readmeTable(), endTable)
+	golden(t, filepath.Join("..", "docs", "FWATCHDOG.md"), func(page []byte) []byte {
+		return between(t, page, beginTable, readmeTable(), endTable)
 	})
 }
 
