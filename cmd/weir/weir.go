@@ -76,7 +76,7 @@ func newWeir(s *settings, log *slog.Logger) (*weir, error) {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	w.server = http.Server{
 		Handler: w.gateway.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog,
+		MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog, ConnContext: gateway.ConnContext,
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", w.gateway.MetricsHandler(w.autoscaler.Metrics()...))
