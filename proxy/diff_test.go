@@ -14,8 +14,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/invoke"
 )
 
 // A pair is this proxy and the standard library's before the same handler.
@@ -293,14 +296,98 @@ func FuzzRequest(f *testing.F) {
 	}
 	p := newPair(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
-		if err != nil || r.Method == "CONNECT" || r.Header.Get("Expect") != "" || r.Header.Get("Upgrade") != "" {
-			return // no end that can be waited for, or another test's
-		}
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		if _, _, ok := comparable(b); !ok {
 			return
 		}
-		p.compareRequest(t, string(b))
+		for _, p.ours.byCall = range []bool{false, true} {
+			p.compareRequest(t, string(b))
+		}
+	})
+}
+
+// comparable parses a request, and says no to those without an end that can be
+// waited for, and those that are another test's.
+func comparable(b []byte) (r *http.Request, body []byte, ok bool) {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+	if err != nil || r.Method == "CONNECT" || r.Header.Get("Expect") != "" || r.Header.Get("Upgrade") != "" {
+		return nil, nil, false
+	}
+	body, err = io.ReadAll(r.Body)
+	return r, body, err == nil
+}
+
+// FuzzRepeat cuts a request off at some byte at one upstream and lets it go to
+// another: what arrives there as whole is what the client sent.
+func FuzzRepeat(f *testing.F) {
+	for i, r := range requests {
+		f.Add([]byte(r), uint16(7*i), i%2 == 0)
+	}
+	long := strings.Repeat("x", DefaultKeep)
+	for i, n := range []int{DefaultKeep - 1, DefaultKeep, DefaultKeep} {
+		f.Add(fmt.Appendf(nil, "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s%s", n+i/2, long[:n], "y"[:i/2]), uint16(9000*i), true)
+		f.Add(fmt.Appendf(nil, "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", n, long[:n]), uint16(9000*i), true)
+	}
+	var cut atomic.Int64
+	first := mustNew(f, rawUpstream(f, func(c net.Conn, _ *bufio.Reader) {
+		r, err := http.ReadRequest(bufio.NewReader(io.LimitReader(c, cut.Load())))
+		if err != nil {
+			return
+		}
+		if r.Header.Get("Expect") != "" {
+			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+		}
+		io.Copy(io.Discard, r.Body)
+	}))
+	var arrived atomic.Pointer[arrival]
+	second := mustNew(f, rawUpstream(f, func(c net.Conn, br *bufio.Reader) {
+		r, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		if r.Header.Get("Expect") != "" {
+			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
+		}
+		if body, err := io.ReadAll(r.Body); err == nil {
+			arrived.Store(&arrival{method: r.Method, body: string(body), length: r.ContentLength})
+			io.WriteString(c, okay)
+		}
+	}))
+	first.MaxIdle, second.MaxIdle = 1, 1
+	var known, began atomic.Bool
+	g := newGate(f, func(c *Call) error {
+		began.Store(true)
+		c.Watchdog = known.Load()
+		if c.Kept = func(int) error { return nil }; c.Try(first) == nil {
+			return errors.New("the first upstream answers nothing")
+		}
+		return c.Try(second)
+	})
+	f.Fuzz(func(t *testing.T, b []byte, at uint16, watchdog bool) {
+		r, body, ok := comparable(b)
+		if !ok {
+			return
+		}
+		cut.Store(int64(at))
+		known.Store(watchdog)
+		began.Store(false)
+		arrived.Store(nil)
+		second.pool.expireAll()
+		conn := g.send(t, string(b))
+		defer conn.Close()
+		res, _, err := readAnswer(bufio.NewReader(conn), r.Method)
+		if !began.Load() {
+			return // the server did not take it
+		}
+		end, got := g.end(t), arrived.Load()
+		if err != nil {
+			t.Fatalf("%q, cut at %d: %v, %v", b, at, err, end)
+		}
+		if end != nil && len(body) < DefaultKeep && !errors.As(end, new(*invoke.RequestError)) {
+			t.Errorf("%q, cut at %d: %v", b, at, end)
+		}
+		if end == nil && (got == nil || res.StatusCode != 200 || got.method != r.Method || got.body != string(body) || got.length > 0 && got.length != r.ContentLength) {
+			t.Errorf("%q, cut at %d, arrived as %v", b, at, got)
+		}
 	})
 }
 
@@ -321,6 +408,8 @@ func FuzzAnswer(f *testing.F) {
 		if head {
 			method = "HEAD"
 		}
-		p.compareAnswer(t, method, string(answer))
+		for _, p.ours.byCall = range []bool{false, true} {
+			p.compareAnswer(t, method, string(answer))
+		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 const (
 	// outKeep and inSize are the buffers that a spare exchange keeps; larger
 	// ones, for a long head, are dropped after use.
-	outKeep = inlineBody + 4<<10
+	outKeep = inlineBody + 16<<10 // append rounds up
 	inSize  = 8 << 10
 	// smallRequest surely fits the buffer of an idle socket, so that its
 	// write does not wait.
