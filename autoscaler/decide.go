@@ -70,9 +70,9 @@ type Demand struct {
 	Refused float64
 	// Queued waits in the pods' own queues, Held at the gateways.
 	Queued, Held float64
-	// Arrivals is calls per second that came, whether they were taken, held or
-	// refused, and Service the mean time that one takes in a pod. They bound
-	// what Held counts for; a Service of 0 is unknown, and bounds nothing.
+	// Arrivals is calls per second that came to the gateways, and Service the
+	// mean time that one takes in a pod. They bound what Held counts for; a
+	// Service of 0 is unknown, and bounds nothing.
 	Arrivals float64
 	Service  time.Duration
 	// Backlog is how many async messages are ready to run and could usefully
@@ -145,8 +145,8 @@ type Decision struct {
 	// there is something to write where they differ.
 	From, Replicas int
 	// ReadAll: read every pod, then decide again from the same State. Set
-	// when the demand was not complete and a decrease, or the idle clock,
-	// waits for it.
+	// when a decrease, or the idle clock, waits for a complete demand and no
+	// pod has failed to answer.
 	ReadAll bool
 	Reason  Reason
 	// Spare names the pods to be spared by the decrease.

@@ -96,6 +96,19 @@ func TestLongCall(t *testing.T) {
 	}
 }
 
+// TestNoIdleTime: one that sleeps at once does so after its last call.
+func TestNoIdleTime(t *testing.T) {
+	spec := sleepy()
+	spec.ZeroAfter = 0
+	b := newBench(t, spec, 1)
+	b.d.Open = 1
+	b.run(time.Minute)
+	b.want(1, ReasonSteady)
+	b.d.Open = 0
+	b.step(time.Second)
+	b.want(0, ReasonIdle)
+}
+
 // TestFirstCompleteView: a new decider does not know what happened before.
 func TestFirstCompleteView(t *testing.T) {
 	for name, blind := range map[string]func(*Demand){

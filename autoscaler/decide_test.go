@@ -228,6 +228,37 @@ func TestPanicKeepsWhatOthersAskedFor(t *testing.T) {
 	b.want(15, ReasonSteady)
 }
 
+// TestPanicRemembersWhatWasNotWritten: a panic's most is wanted until it ends,
+// also when nobody could ask for it so far.
+func TestPanicRemembersWhatWasNotWritten(t *testing.T) {
+	b := calm(t, patient(), 1, 10)
+	b.d.Running = 60
+	for range 6 {
+		b.look(time.Second)
+	}
+	b.want(6, ReasonPanic)
+	b.d.Running = 10
+	for range 30 {
+		b.look(time.Second)
+	}
+	b.want(6, ReasonPanic)
+}
+
+// TestLoadsWithoutEnd leave nothing behind that is no number.
+func TestLoadsWithoutEnd(t *testing.T) {
+	b := calm(t, patient(), 1, 10)
+	b.d.Running, b.d.Refused, b.d.Held, b.d.Backlog = math.MaxFloat64, math.MaxFloat64, math.MaxFloat64, math.MaxFloat64
+	b.step(time.Second)
+	b.d.Running, b.d.Refused, b.d.Held, b.d.Backlog = 10, 0, 0, 0
+	for range 3 * 60 {
+		b.step(time.Second)
+		if d := b.last; !(d.Load <= mostLoad*4 && d.Stable <= mostLoad*4 && d.Panic <= mostLoad*4) {
+			t.Fatalf("%+v", d)
+		}
+	}
+	b.want(1, ReasonSteady)
+}
+
 // TestRestart: a decider that has just begun keeps what is there for a minute.
 func TestRestart(t *testing.T) {
 	b := newBench(t, patient(), 12)
@@ -356,6 +387,7 @@ func TestDecreaseNeedsToKnow(t *testing.T) {
 	}{
 		{ReasonIncomplete, func(d *Demand) { d.Complete = false }},
 		{ReasonUnknown, func(d *Demand) { d.Unknown = 2 }},
+		{ReasonUnknown, func(d *Demand) { d.Unknown, d.Complete = 1, false }}, // no use in asking again
 		{ReasonPeers, func(d *Demand) { d.Peers = false }},
 		{ReasonUnready, func(d *Demand) { d.Unready = true }},
 	} {

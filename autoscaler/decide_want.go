@@ -211,15 +211,16 @@ func (s *State) due(now time.Time, spec *function.Spec) bool {
 func (s *State) settle(spec *function.Spec, d *Demand, out *Decision) {
 	out.Replicas = out.Wanted
 	decrease := out.Wanted < d.Replicas
-	out.ReadAll = !d.Complete && (decrease || spec.Zero && !s.idle.viewed && d.Replicas > 0 && !d.Fixed)
+	out.ReadAll = !d.Complete && d.Unknown == 0 &&
+		(decrease || spec.Zero && !s.idle.viewed && d.Replicas > 0 && !d.Fixed)
 	if !decrease {
 		return
 	}
 	switch {
-	case !d.Complete:
-		out.Reason = ReasonIncomplete
 	case d.Unknown > 0:
 		out.Reason = ReasonUnknown
+	case !d.Complete:
+		out.Reason = ReasonIncomplete
 	case !d.Peers:
 		out.Reason = ReasonPeers
 	case d.Unready:
