@@ -136,16 +136,19 @@ func thousands(t testing.TB) *Gateway {
 
 func BenchmarkReport(b *testing.B) {
 	g := thousands(b)
-	b.Run("value", func(b *testing.B) {
-		for b.Loop() {
-			g.Report()
-		}
-	})
-	b.Run("JSON", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			w := httptest.NewRecorder()
-			g.DemandHandler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-		}
-	})
+	for name, report := range map[string]func(){
+		"value": func() { g.Report() },
+		"JSON": func() {
+			g.DemandHandler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			before := processorTime(b)
+			for b.Loop() {
+				report()
+			}
+			b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
+		})
+	}
 }

@@ -237,7 +237,7 @@ func (c *call) headers() {
 	h := make(http.Header, 5)
 	h[contract.HeaderCallID] = v[0:1:1]
 	h[headerStartTime] = v[1:2:2]
-	if c.r.Header[headerForwardedHost] == nil {
+	if c.r.Host != "" && c.r.Header[headerForwardedHost] == nil {
 		h[headerForwardedHost] = v[2:3:3]
 	}
 	h[headerForwardedFor] = v[3:4:4]

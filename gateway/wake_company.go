@@ -21,6 +21,8 @@ type company struct {
 	// pending is the one that is waited for, news its broadcast.
 	pending function.Ref
 	news    <-chan struct{}
+	// missing are those that it was said of that they do not exist.
+	missing map[function.Ref]bool
 }
 
 // due says, once in companyEvery, that the company is to be kept awake.
@@ -79,7 +81,7 @@ func (g *Gateway) accompany(l *lane, e *fleet.Entry, now time.Time) {
 	for _, ref := range e.Function().Spec.DependsOn {
 		on := g.cfg.Fleet.Get(ref)
 		if on == nil {
-			if complete(g.cfg.Fleet) {
+			if complete(g.cfg.Fleet) && l.missesFirst(ref) {
 				g.cfg.Log.Warn("depends on a function that does not exist", "function", l.ref.String(), "on", ref.String())
 			}
 			continue
@@ -91,6 +93,20 @@ func (g *Gateway) accompany(l *lane, e *fleet.Entry, now time.Time) {
 			g.join(other, l, now)
 		}
 	}
+}
+
+// missesFirst says, once, that a dependency does not exist.
+func (l *lane) missesFirst(ref function.Ref) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.company.missing[ref] {
+		return false
+	}
+	if l.company.missing == nil {
+		l.company.missing = map[function.Ref]bool{}
+	}
+	l.company.missing[ref] = true
+	return true
 }
 
 // join wakes one of a function's company, and in turn its company.
