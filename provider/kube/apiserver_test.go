@@ -56,6 +56,10 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asChild) != "" {
+		childWeir()
+		return
+	}
 	quiet(slog.New(slog.DiscardHandler)) // one logger for all, and no test outlives the others
 	code := m.Run()
 	if shared.c != nil {

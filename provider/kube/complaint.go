@@ -66,8 +66,8 @@ type complaints struct {
 }
 
 type complaint struct {
-	// times it was heard in a row; said, and when last.
-	times int
+	// since is when it was first heard of those in a row; said, and when last.
+	since time.Time
 	said  bool
 	at    time.Time
 }
@@ -78,9 +78,9 @@ const (
 	// repeatAfter is the least time between two lines on one thing that
 	// comes and goes.
 	repeatAfter = time.Minute
-	// sureAfter is how often a refusal is heard before it is believed: an
+	// sureAfter is for how long a refusal is heard before it is believed: an
 	// API server that has just started refuses before it has read its roles.
-	sureAfter = 2
+	sureAfter = 2 * time.Second
 )
 
 func newComplaints(log *slog.Logger) *complaints {
@@ -107,7 +107,7 @@ func (c *complaints) hear(what call, err error) (refused bool) {
 		c.clear(apiAway, "The API server answers again")
 		return c.raise(what.String(), sureAfter, "The API server denies it; going on without", what.explain(err))
 	}
-	c.raise(apiAway, 1, "The API server cannot be asked; going on with what is known", what.explain(err))
+	c.raise(apiAway, 0, "The API server cannot be asked; going on with what is known", what.explain(err))
 	return false
 }
 
@@ -117,26 +117,29 @@ func (c *complaints) about(key, message string, err error) {
 		c.clear(key, "No longer: "+message)
 		return
 	}
-	c.raise(key, 1, message, err)
+	c.raise(key, 0, message, err)
 }
 
-// raise says whether it was heard often enough.
-func (c *complaints) raise(key string, enough int, message string, err error) bool {
+// raise says whether it was heard for long enough.
+func (c *complaints) raise(key string, enough time.Duration, message string, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	it := c.of[key]
+	it, now := c.of[key], time.Now()
 	if it == nil {
 		it = &complaint{}
 		c.of[key] = it
 	}
-	it.times++
-	// One that comes and goes is said again when it has stayed long enough to
-	// be heard after repeatAfter.
-	if it.times >= enough && !it.said && (it.at.IsZero() || time.Since(it.at) >= repeatAfter) {
-		it.said, it.at = true, time.Now()
+	if it.since.IsZero() {
+		it.since = now
+	}
+	sure := now.Sub(it.since) >= enough
+	// One that comes and goes is said again when it has stayed until
+	// repeatAfter.
+	if sure && !it.said && (it.at.IsZero() || now.Sub(it.at) >= repeatAfter) {
+		it.said, it.at = true, now
 		c.log.Warn(message, "err", err)
 	}
-	return it.times >= enough
+	return sure
 }
 
 func (c *complaints) clear(key, message string) {
@@ -149,7 +152,7 @@ func (c *complaints) clear(key, message string) {
 	if it.said {
 		c.log.Info(message)
 	}
-	it.times, it.said = 0, false
+	it.since, it.said = time.Time{}, false
 	if time.Since(it.at) >= repeatAfter {
 		delete(c.of, key)
 	}

@@ -216,7 +216,7 @@ func (sp *space) ownerOf(p *pod) *workload {
 		if !w.selector.Matches(p.labels) || !p.mayBelong(w) {
 			return
 		}
-		if found == nil || p.names(w) || !p.names(found) && w.ref.Name < found.ref.Name {
+		if found == nil || p.names(w) || !p.names(found) && w.before(found) {
 			found = w
 		}
 	}
@@ -229,6 +229,11 @@ func (sp *space) ownerOf(p *pod) *workload {
 		consider(w)
 	}
 	return found
+}
+
+// before is the order of workloads between which nothing else decides.
+func (w *workload) before(other *workload) bool {
+	return cmp.Or(cmp.Compare(w.ref.Name, other.ref.Name), cmp.Compare(w.kind, other.kind)) < 0
 }
 
 // mayBelong says whether the pod's controller can be one of w's.

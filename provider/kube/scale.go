@@ -19,9 +19,9 @@ const (
 	// writeTimeout bounds one call that reads or writes replicas; people wait
 	// behind it.
 	writeTimeout = 10 * time.Second
-	// writeTries bounds how often a write is made again because the status
-	// of the object, or somebody else's annotation, came between.
-	writeTries = 8
+	// settleTime bounds for how long a write is made again because the status
+	// of the object came between. Each time costs two calls.
+	settleTime = 5 * time.Second
 	// fieldManager is under whose name the API server notes what we set.
 	fieldManager = "weir"
 )
@@ -38,15 +38,14 @@ func (p *Provider) Wake(ctx context.Context, ref function.Ref, replicas int) err
 
 func (p *Provider) wake(ctx context.Context, ref function.Ref, replicas int) error {
 	t, err := p.view.find(ref)
-	for try := 0; err == nil && t.replicas == 0; try++ {
-		if try == writeTries {
-			return fmt.Errorf("wake %s: %w in each of %d tries", ref, function.ErrConflict, writeTries)
-		}
-		if err = p.write(ctx, t, replicas); errors.Is(err, function.ErrConflict) {
-			t, err = p.read(ctx, t)
-		} else {
+	for start := time.Now(); err == nil && t.replicas == 0; {
+		if err = p.write(ctx, t, replicas); !errors.Is(err, function.ErrConflict) {
 			return err
 		}
+		if time.Since(start) > settleTime {
+			return fmt.Errorf("wake %s: %w again and again for %v", ref, function.ErrConflict, settleTime)
+		}
+		t, err = p.read(ctx, t)
 	}
 	return err
 }
@@ -65,22 +64,21 @@ func (p *Provider) Scale(ctx context.Context, ref function.Ref, replicas int, ve
 		t.uid, t.version = "", "" // whatever there is
 		return p.write(ctx, t, replicas)
 	}
-	for range writeTries {
-		// Ours is the newer word: the version is that of a state before it.
+	for start := time.Now(); ; {
 		if versionOf(t.uid, t.generation) != version {
 			return fmt.Errorf("scale %s: %w since version %s", ref, function.ErrConflict, version)
 		}
 		if t.replicas == replicas {
 			return nil
 		}
-		if err = p.write(ctx, t, replicas); !errors.Is(err, function.ErrConflict) {
+		err := p.write(ctx, t, replicas)
+		if !errors.Is(err, function.ErrConflict) || time.Since(start) > settleTime {
 			return err
 		}
 		if t, err = p.read(ctx, t); err != nil {
 			return err
 		}
 	}
-	return err
 }
 
 // write sets replicas by the Scale subresource; with the target's version only

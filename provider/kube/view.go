@@ -203,7 +203,18 @@ func (v *view) gather(sp *space, w *workload) {
 	}
 	for _, p := range sp.pods {
 		if w.selector.Matches(p.labels) || p.of == w {
-			sp.place(p)
+			v.move(sp, p)
+		}
+	}
+}
+
+// move places a pod, and puts the functions that lose and win it.
+func (v *view) move(sp *space, p *pod) {
+	before := p.of
+	sp.place(p)
+	for _, w := range []*workload{before, p.of} {
+		if w != nil && before != p.of {
+			v.publish(sp, w.ref.Name)
 		}
 	}
 }
@@ -244,15 +255,12 @@ func (v *view) remove(sp *space, key workloadKey) {
 	}
 	delete(sp.workloads, key)
 	sp.delist(w)
-	for _, p := range slices.Clone(w.pods) {
-		sp.place(p)
-		if p.of != nil {
-			v.publish(sp, p.of.ref.Name)
-		}
-	}
-	if w.last != nil && v.open(sp.name) {
-		v.fleet.Delete(w.ref)
+	if w.last != nil {
+		v.fleet.Delete(w.ref) // before another one is put under the name
 		w.last = nil
+	}
+	for _, p := range slices.Clone(w.pods) {
+		v.move(sp, p)
 	}
 	v.publish(sp, key.name)
 }
@@ -275,7 +283,7 @@ func (v *view) pod(namespace string, p *pod) {
 	if before != nil && before != p.of {
 		v.publish(sp, before.ref.Name)
 	}
-	if p.of != nil {
+	if p.of != nil { // another state of it, even where it stays
 		v.publish(sp, p.of.ref.Name)
 	}
 }
