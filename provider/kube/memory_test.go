@@ -33,8 +33,6 @@ const (
 // bigCluster makes objects of a usual size as they are asked for, and keeps
 // none: what the heap holds afterwards is weir's.
 type bigCluster struct {
-	appsclient.AppsV1Interface
-	autoscalingclient.AutoscalingV2Interface
 	// marked is the share of Deployments that are functions, in percent.
 	marked int
 	pods   *watch.FakeWatcher
@@ -112,8 +110,13 @@ type bigDeployments struct {
 	of *bigCluster
 }
 
-func (b *bigCluster) Deployments(string) appsclient.DeploymentInterface {
-	return bigDeployments{of: b}
+type bigApps struct {
+	appsclient.AppsV1Interface
+	of *bigCluster
+}
+
+func (b bigApps) Deployments(string) appsclient.DeploymentInterface {
+	return bigDeployments{of: b.of}
 }
 
 func (b bigDeployments) List(_ context.Context, o metav1.ListOptions) (*appsv1.DeploymentList, error) {
@@ -126,9 +129,11 @@ func (b bigDeployments) Watch(context.Context, metav1.ListOptions) (watch.Interf
 	return watch.NewFake(), nil
 }
 
-type noSets struct{ appsclient.StatefulSetInterface }
+type noSets struct {
+	appsclient.StatefulSetInterface
+}
 
-func (b *bigCluster) StatefulSets(string) appsclient.StatefulSetInterface { return noSets{} }
+func (b bigApps) StatefulSets(string) appsclient.StatefulSetInterface { return noSets{} }
 
 func (noSets) List(context.Context, metav1.ListOptions) (*appsv1.StatefulSetList, error) {
 	return &appsv1.StatefulSetList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}, nil
@@ -142,7 +147,11 @@ type noHPAs struct {
 	autoscalingclient.HorizontalPodAutoscalerInterface
 }
 
-func (b *bigCluster) HorizontalPodAutoscalers(string) autoscalingclient.HorizontalPodAutoscalerInterface {
+type bigAutoscaling struct {
+	autoscalingclient.AutoscalingV2Interface
+}
+
+func (bigAutoscaling) HorizontalPodAutoscalers(string) autoscalingclient.HorizontalPodAutoscalerInterface {
 	return noHPAs{}
 }
 
@@ -176,7 +185,7 @@ func (b bigPods) Watch(context.Context, metav1.ListOptions) (watch.Interface, er
 	return b.of.pods, nil
 }
 
-// heap is what is held, and what was held at most since the last call of reset.
+// heap is what is held.
 func heap() (held uint64) {
 	var m runtime.MemStats
 	runtime.GC()
@@ -216,7 +225,7 @@ func readBig(tb testing.TB, marked int) (*Provider, *fleet.Fleet, *bigCluster, f
 	big := &bigCluster{marked: marked, pods: watch.NewFake()}
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	for _, s := range p.sources(&api{apps: big, core: bigCore{of: big}, autoscaling: big}) {
+	for _, s := range p.sources(&api{apps: bigApps{of: big}, core: bigCore{of: big}, autoscaling: bigAutoscaling{}}) {
 		all.Go(func() { s.run(ctx) })
 	}
 	select {
@@ -276,7 +285,7 @@ func TestBigClusterFits(t *testing.T) {
 	if pods != manyFunctions*podsOfEach {
 		t.Errorf("%d pods are known, expected %d", pods, manyFunctions*podsOfEach)
 	}
-	if held > 500e6/3 {
+	if held > 500_000_000/3 {
 		t.Errorf("%d functions and %d pods hold %d MB, expected at most %d", f.Len(), pods, held/1e6, 500/3)
 	}
 	t.Logf("%d functions and %d pods hold %d MB", f.Len(), pods, held/1e6)
