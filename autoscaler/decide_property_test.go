@@ -233,14 +233,14 @@ func TestRulesHoldForAnyLife(t *testing.T) {
 func FuzzDecide(f *testing.F) {
 	for seed := range uint64(8) {
 		r := rand.New(rand.NewPCG(seed, 4))
-		life := make([]byte, 4000)
+		life := make([]byte, 400)
 		for i := range life {
 			life[i] = byte(r.Uint32())
 		}
 		f.Add(life)
 	}
 	f.Fuzz(func(t *testing.T, life []byte) {
-		live(t, &bytesSource{life}, min(200, len(life)/60+1), map[Reason]int{})
+		live(t, &bytesSource{life}, min(60, len(life)/20+1), map[Reason]int{})
 	})
 }
 
