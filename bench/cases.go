@@ -26,6 +26,10 @@ var cases = []struct {
 	{"fork classic", func(ctx context.Context, s settings, r *report) error { return fork(ctx, s, r, "classic") }},
 	{"large bodies", largeBodies},
 	{"size", size},
+	{"gateway throughput", gatewayThroughput},
+	{"gateway latency", gatewayLatency},
+	{"gateway holds", gatewayHolds},
+	{"gateway wake", gatewayWake},
 }
 
 // Names of the systems, as the tables show them.

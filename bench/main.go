@@ -1,10 +1,11 @@
-// Command bench measures fwatchdog beside what it replaces, in one run on one
-// machine, and holds every figure against its bound. Single numbers of a
+// Command bench measures fwatchdog and weir beside what they replace, in one run
+// on one machine, and holds every figure against its bound. Single numbers of a
 // machine mean little, so systems are measured in turns and judged by the
 // median of the ratios of a turn.
 //
 //	go run ./bench                          beside bare net/http programs
 //	go run ./bench -peer path/to/of-watchdog   and beside of-watchdog
+//	go run ./bench -only gateway               weir alone
 //	go run ./bench -sweep docs/backpressure    the curves of docs/BACKPRESSURE.md
 //
 // It prints a Markdown table and exits 1 when a bound is missed.
@@ -30,14 +31,15 @@ import (
 
 // settings are the flags.
 type settings struct {
-	fwatchdog, peer, classic string
-	only                     string
-	sweepTo                  string
-	time                     time.Duration
-	rounds                   int
-	quiet                    bool
-	// self is this program, for roles.
-	self string
+	fwatchdog, weir string
+	peer, classic   string
+	only            string
+	sweepTo         string
+	time            time.Duration
+	rounds          int
+	quiet           bool
+	// self is this program, for roles; dir is a folder for the run.
+	self, dir string
 }
 
 // errMissed ends a run in which a bound was missed; the table says which.
@@ -45,11 +47,15 @@ var errMissed = errors.New("a bound was missed")
 
 func main() {
 	if len(os.Args) > 3 && os.Args[1] == "role" {
-		fmt.Fprintln(os.Stderr, roles[os.Args[2]](os.Args[3], os.Args[4:]))
-		os.Exit(1)
+		if err := roles[os.Args[2]](os.Args[3], os.Args[4:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	var s settings
 	flag.StringVar(&s.fwatchdog, "fwatchdog", "", "the fwatchdog to measure; built from the source when empty")
+	flag.StringVar(&s.weir, "weir", "", "the weir to measure; built from the source when empty")
 	flag.StringVar(&s.peer, "peer", os.Getenv("PEER"), "an of-watchdog to measure beside it ($PEER)")
 	flag.StringVar(&s.classic, "classic", os.Getenv("PEER_CLASSIC"), "a classic-watchdog to measure beside it ($PEER_CLASSIC)")
 	flag.StringVar(&s.only, "only", "", "run only the cases whose name contains this")
@@ -72,15 +78,12 @@ func (s settings) run(ctx context.Context) error {
 	if s.self, err = os.Executable(); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
+	if s.dir, err = os.MkdirTemp("", "bench"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	if s.fwatchdog == "" {
-		if s.fwatchdog, err = build(ctx, dir); err != nil {
-			return err
-		}
+	defer os.RemoveAll(s.dir)
+	if err := s.build(ctx); err != nil {
+		return err
 	}
 	if s.sweepTo != "" {
 		return s.sweep(ctx, s.sweepTo)
@@ -120,16 +123,29 @@ func machine() string {
 		runtime.NumCPU(), unix.ByteSliceToString(name.Sysname[:]), release, runtime.Version(), before)
 }
 
-// build makes the program as Dockerfile.watchdog does, and returns its path.
-func build(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "fwatchdog")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2",
-		"-ldflags", "-s -w -buildid=", "-o", path, "github.com/weir-run/weir")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build of fwatchdog: %w\n%s", err, out)
+// build makes the programs that no flag names, as their images do.
+func (s *settings) build(ctx context.Context) error {
+	for _, program := range []struct {
+		path      *string
+		name, pkg string
+		tags      string
+		wanted    bool
+	}{
+		{&s.fwatchdog, ours, "github.com/weir-run/weir", "nethttpomithttp2", true},
+		{&s.weir, gateway, "github.com/weir-run/weir/cmd/weir", "", s.sweepTo == "" && s.needsWeir()},
+	} {
+		if *program.path != "" || !program.wanted {
+			continue
+		}
+		*program.path = filepath.Join(s.dir, program.name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", program.tags,
+			"-ldflags", "-s -w -buildid=", "-o", *program.path, program.pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build of %s: %w\n%s", program.name, err, out)
+		}
 	}
-	return path, nil
+	return nil
 }
 
 // role is the command of one of the bench's own programs.

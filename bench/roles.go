@@ -27,6 +27,10 @@ var roles = map[string]func(addr string, args []string) error{
 	"ballast":      ballast,
 	"slots":        slots,
 	"shaped":       shaped,
+	"describer":    describer,
+	"asker":        asker,
+	"late":         late,
+	"burst":        burstRole,
 }
 
 // fixedAnswers is the handler behind every proxy: one thread, epoll, one fixed
