@@ -200,7 +200,6 @@ func (g *gathering) gather(ctx context.Context, all bool) {
 	g.gatewaysCarry(plain)
 	g.countersSay(ctx, watchdogs, all)
 	d := &g.demand
-	d.Complete = d.Complete && d.Unknown == 0
 	limits, limited := 0, 0
 	for _, p := range g.pods {
 		if p.State() == fleet.Started {
@@ -254,6 +253,9 @@ func (g *gathering) gatewaysCarry(plain map[string]bool) {
 			return (total - before) / span
 		}
 		d.Held += mean(c.demand.HeldSeconds, was.demand.HeldSeconds, c.demand.Held)
+		if known && span >= leastSpan && c.demand.Calls >= was.demand.Calls {
+			d.Arrivals += float64(c.demand.Calls-was.demand.Calls) / span
+		}
 		d.Open += c.demand.Running + c.demand.Held
 		d.LastStart = latest(d.LastStart, c.demand.LastStart)
 		d.LastEnd = latest(d.LastEnd, c.demand.LastEnd)
@@ -270,6 +272,9 @@ func (g *gathering) gatewaysCarry(plain map[string]bool) {
 			d.Running += mean(p.Seconds, before.Seconds, p.Running)
 			if known && span >= leastSpan && p.Calls >= before.Calls {
 				d.Rate += float64(p.Calls-before.Calls) / span
+			}
+			if ended := float64(p.Calls) - float64(before.Calls) - float64(p.Running-before.Running); ended > 0 && p.Seconds > before.Seconds {
+				g.t.service = (p.Seconds - before.Seconds) / ended
 			}
 		}
 	}
@@ -313,11 +318,12 @@ func (g *gathering) countersSay(ctx context.Context, watchdogs []*fleet.Pod, all
 	}
 	d.LastEnd = latest(d.LastEnd, g.t.ended)
 	d.Known = read > 0 || len(watchdogs) == 0
-	if read == 0 {
-		return
-	}
 	if sum.finished > 0 && sum.inFlight > 0 {
 		g.t.service = sum.inFlight / sum.finished
+	}
+	d.Service = time.Duration(g.t.service * float64(time.Second))
+	if read == 0 {
+		return
 	}
 	scale := float64(len(watchdogs)) / float64(read)
 	d.Running += sum.running * scale
