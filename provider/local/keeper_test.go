@@ -144,6 +144,7 @@ func (s *site) keepers() (pids []int) {
 }
 
 func TestNothingOutlivesAKilledWeir(t *testing.T) {
+	t.Parallel()
 	s := newBrood(t)
 	weir := s.startWeir()
 	begin := time.Now()
@@ -155,6 +156,7 @@ func TestNothingOutlivesAKilledWeir(t *testing.T) {
 
 // What both leave that is not in the handler's group is found by the next one.
 func TestNextWeirEndsWhatIsLeftOfBoth(t *testing.T) {
+	t.Parallel()
 	s := newBrood(t)
 	weir := s.startWeir()
 	keepers := s.keepers()
@@ -189,6 +191,7 @@ func TestNextWeirEndsWhatIsLeftOfBoth(t *testing.T) {
 }
 
 func TestKilledReplicaLeavesNothing(t *testing.T) {
+	t.Parallel()
 	s := newBrood(t).open()
 	s.scale("brood", 2)
 	pods := s.up("brood", 2)
@@ -231,6 +234,7 @@ func TestKilledReplicaLeavesNothing(t *testing.T) {
 }
 
 func TestKilledKeeperIsFollowedByAnother(t *testing.T) {
+	t.Parallel()
 	s := newBrood(t).open()
 	s.scale("brood", 2)
 	s.up("brood", 2)
@@ -269,6 +273,7 @@ func environmentOf(pid int, name string) string {
 // The provider's clean end leaves nothing either, and lets what is under way
 // finish.
 func TestEndLetsRequestsFinish(t *testing.T) {
+	t.Parallel()
 	slow := build(t, "slow", "../../testdata/functions/slow")
 	s := newSite(t, "functions:\n  slow:\n    fprocess: "+slow+"\n    environment: {mode: http}\n").open()
 	s.scale("slow", 1)

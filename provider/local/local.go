@@ -22,6 +22,7 @@ import (
 	"math"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -354,9 +355,12 @@ func (p *Provider) remove(w *workload) {
 }
 
 func (p *Provider) redefine(w *workload, d *definition) {
+	news := !slices.Equal(w.def.faults, d.faults)
 	w.def = d
 	w.revise()
-	p.tellFaults(w)
+	if news {
+		p.tellFaults(w)
+	}
 	w.publish()
 	if !w.roll() {
 		p.replicas.Go(func() { p.follow(w, d) })

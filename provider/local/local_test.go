@@ -93,6 +93,7 @@ func TestOutputIsPrefixedByTheReplica(t *testing.T) {
 }
 
 func TestCrashLoopBacksOffAndSaysWhy(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, `functions:
   crash:
     fprocess: sh -c 'echo these were the last words >&2; exit 3'
@@ -229,6 +230,7 @@ func TestBounds(t *testing.T) {
 
 // A replica that does not end in its time is killed, and what it ran with it.
 func TestFrozenReplicaIsKilled(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "functions:\n  f:\n    fprocess: "+hello(t)+"\n    environment: {mode: http, shutdown_timeout: 0, kill_grace: 0}\n").open()
 	s.scale("f", 1)
 	s.get(s.up("f", 1)[0].Addr, "/")
@@ -334,6 +336,7 @@ func TestReload(t *testing.T) {
 // A definition whose replicas never serve leaves the old ones alone, and the
 // next good one takes their place.
 func TestReloadOfWhatDoesNotServe(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, greeter(t, "one")).open()
 	s.scale("f", 2)
 	before := s.up("f", 2)
@@ -366,6 +369,24 @@ func TestReloadOfWhatDoesNotServe(t *testing.T) {
 		return ""
 	})
 	s.up("f", 2)
+}
+
+// A bad label is told of when it comes or changes, and harms nobody.
+func TestBadLabelsAreToldOnce(t *testing.T) {
+	stack := func(max string) string { return "functions: {a: {fprocess: cat, labels: {weir/max: " + max + "}}}" }
+	s := newSite(t, stack("lots")).open()
+	for _, max := range []string{"lots", "lots", "more", "more", "5"} {
+		s.write(stack(max))
+		if err := s.Reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(s.log.String(), "event=BadSetting"); n != 2 {
+		t.Errorf("told %d times, expected 2:\n%s", n, s.log.String())
+	}
+	if fn := s.fleet.Get(ref("a")).Function(); fn.Spec.Max != 5 || len(fn.Faults) != 0 {
+		t.Errorf("%+v", fn)
+	}
 }
 
 // The sample stack runs as it is.
