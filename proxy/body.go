@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// maxChunkLine bounds the size line of a chunk with its extensions.
-const maxChunkLine = 4 << 10
+// maxChunkLine bounds the size line of a chunk with its extensions; net/http
+// takes no longer ones.
+const maxChunkLine = 4<<10 - 2
 
 var errChunk = errors.New("malformed chunk")
 
@@ -249,6 +250,9 @@ func (x *exchange) trailer() error {
 }
 
 func (x *exchange) passTrailer(block string) error {
+	if strings.Count(block, "\n") != strings.Count(block, "\r\n") {
+		return errChunk // as everywhere in a chunked body
+	}
 	fields, err := parseFields(x.ans.fields[:0], block)
 	if err != nil {
 		return err

@@ -83,8 +83,7 @@ func (c *conn) readable() bool {
 // pool keeps idle connections, the last one used on top, so that what a burst
 // needed falls out of use and is closed.
 type pool struct {
-	life time.Duration // 0 is idleLife
-	most int           // 0 is no bound
+	of *Proxy // whose IdleLife and MaxIdle count
 
 	mu     sync.Mutex
 	idle   []*conn
@@ -119,7 +118,7 @@ func (p *pool) put(c *conn, now time.Time) {
 	c.since = now
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.most > 0 && len(p.idle) >= p.most {
+	if p.closed || p.of.MaxIdle > 0 && len(p.idle) >= p.of.MaxIdle {
 		c.Close()
 		return
 	}
@@ -136,8 +135,8 @@ func (p *pool) put(c *conn, now time.Time) {
 }
 
 func (p *pool) idleLife() time.Duration {
-	if p.life > 0 {
-		return p.life
+	if p.of.IdleLife > 0 {
+		return p.of.IdleLife
 	}
 	return idleLife
 }

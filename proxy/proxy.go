@@ -70,6 +70,7 @@ func New(upstream string) (*Proxy, error) {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
 	p := &Proxy{}
+	p.pool.of = p
 	switch {
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
 		return nil, fmt.Errorf("upstream %q: only host, port and path can be given", upstream)

@@ -384,3 +384,51 @@ func TestNoRoomToKeepAnUpload(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A gateway keeps connections for longer than a watchdog does, and no more of
+// them than it is told; of a pod that goes it keeps none.
+func TestIdleBounds(t *testing.T) {
+	checkLeaks(t)
+	release := make(chan struct{})
+	var arrived atomic.Int32
+	p := mustNew(t, rawUpstream(t, func(c net.Conn, br *bufio.Reader) {
+		for {
+			if _, _, err := readRequest(br); err != nil {
+				return
+			}
+			if arrived.Add(1) <= 4 {
+				<-release
+			}
+			io.WriteString(c, okay)
+		}
+	}))
+	p.IdleLife, p.MaxIdle = time.Hour, 2
+	g := newGate(t, func(c *Call) error { return c.Try(p) })
+	kept := func() int {
+		p.pool.mu.Lock()
+		defer p.pool.mu.Unlock()
+		return len(p.pool.idle)
+	}
+	for range 4 {
+		g.send(t, getX)
+	}
+	eventually(t, "four requests at once", func() bool { return arrived.Load() == 4 })
+	close(release)
+	for range 4 {
+		if err := g.end(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := kept(); n != 2 {
+		t.Errorf("%d connections are kept, want 2", n)
+	}
+	time.Sleep(idleLife + 100*time.Millisecond)
+	if n := kept(); n != 2 {
+		t.Errorf("%d connections are kept after the time of a watchdog, want 2", n)
+	}
+	p.Retire()
+	g.send(t, getX)
+	if err := g.end(t); err != nil || kept() != 0 {
+		t.Errorf("%v, and %d connections are kept of what is retired", err, kept())
+	}
+}
