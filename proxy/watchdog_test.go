@@ -58,6 +58,7 @@ type pod struct {
 	cmd     *exec.Cmd
 	ended   chan struct{} // closed when the fwatchdog has
 	arrived atomic.Int32  // requests that the handler got
+	seen    sync.Map      // those of them with an X-Id, by that
 	// release lets the handler answer; closed at the end of the test.
 	release chan struct{}
 }
@@ -74,6 +75,9 @@ func newPod(t testing.TB, settings ...string) *pod {
 	p := &pod{release: make(chan struct{}), ended: make(chan struct{})}
 	handler := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.arrived.Add(1)
+		if id := r.Header.Get("X-Id"); id != "" {
+			p.seen.Store(id, true)
+		}
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler)
@@ -296,13 +300,16 @@ func TestWatchdogDrains(t *testing.T) {
 }
 
 // kill -9 of a pod under load: what was not taken goes elsewhere, what was sent
-// is told as that, and never as not taken.
+// is told as that. What is told as not taken has never come to the handler.
 func TestWatchdogKilled(t *testing.T) {
 	for round := range 3 {
 		first, second := newPod(t), newPod(t)
-		var sent, other atomic.Int32
+		var sent, untaken, ids atomic.Int32
+		var refused sync.Map // ids of what was not taken
 		g := newGate(t, func(c *Call) error {
 			c.Watchdog, c.Judge = true, judge
+			id := fmt.Sprint(ids.Add(1))
+			c.Header = http.Header{"X-Id": {id}}
 			err := c.Try(first.Proxy)
 			var try *TryError
 			switch {
@@ -314,8 +321,10 @@ func TestWatchdogKilled(t *testing.T) {
 				sent.Add(1)
 			case try.Stage == Begun:
 				return err
-			case try.Stage != NotTaken:
-				other.Add(1)
+			case try.Stage == NotTaken:
+				untaken.Add(1)
+				refused.Store(id, true)
+			default:
 				t.Errorf("round %d: %v", round, err)
 			}
 			return c.Try(second.Proxy)
@@ -348,6 +357,12 @@ func TestWatchdogKilled(t *testing.T) {
 		if n := sent.Load() + lost.Load(); n > 8 {
 			t.Errorf("round %d: %d requests were cut, which is more than were under way", round, n)
 		}
-		t.Logf("round %d: %d sent without an answer, %d cut in it", round, sent.Load(), lost.Load())
+		refused.Range(func(id, _ any) bool {
+			if _, came := first.seen.Load(id); came {
+				t.Errorf("round %d: request %v was told as not taken, and has come", round, id)
+			}
+			return true
+		})
+		t.Logf("round %d: %d sent without an answer, %d cut in it, %d not taken", round, sent.Load(), lost.Load(), untaken.Load())
 	}
 }
