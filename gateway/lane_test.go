@@ -505,6 +505,126 @@ func TestHoldIsBounded(t *testing.T) {
 	})
 }
 
+// What a pod did with a request tells about the pod.
+func TestPodsAreJudgedByWhatTheyDo(t *testing.T) {
+	for how, want := range map[ending]fleet.State{unused: fleet.Started, took: fleet.Started, refused: fleet.Started,
+		drains: fleet.Stopping, lost: fleet.Starting, cut: fleet.Starting} {
+		g, f, _ := setup(t, nil)
+		e := put(f, describe("a", 1, 1), started(5, 0))
+		l := g.lane(e)
+		must(t, l).done(how)
+		p := e.Pods()[0]
+		if p.State() != want || p.Said().Room != (how == unused || how == took) {
+			t.Errorf("ending %d: %v, room %v", how, p.State(), p.Said().Room)
+		}
+		empty(t, l)
+	}
+	// A handler without watchdog may end a connection and live on.
+	g, f, _ := setup(t, nil)
+	e := put(f, describe("a", 1, 1), plain)
+	must(t, g.lane(e)).done(cut)
+	if got := e.Pods()[0].State(); got != fleet.Started {
+		t.Errorf("plain: %v", got)
+	}
+}
+
+// alone is a lane of one pod that is taken, whose watcher is the test itself.
+func alone(t *testing.T, inflight int) (l *lane, e *fleet.Entry, with *caller) {
+	g, f, _ := setup(t, nil)
+	e = put(f, describe("a", 1, 1), started(inflight, 0))
+	l = g.lane(e)
+	with = must(t, l)
+	l.watching = true
+	return l, e, with
+}
+
+// A client that leaves at the very moment at which it is given a pod gives it
+// back.
+func TestAPodIsNotLeftWithWhoLeft(t *testing.T) {
+	l, e, first := alone(t, 1)
+	var one, two claim
+	for _, c := range []*claim{&one, &two} {
+		c.ready = make(chan struct{}, 1)
+		if err := l.enter(c, true); err != nil || !l.queue(c) {
+			t.Fatal("did not have to wait")
+		}
+	}
+	first.done(took)
+	if one.place == nil || two.place != nil {
+		t.Fatalf("given to %v and %v", one.place, two.place)
+	}
+	l.quit(&one)
+	if two.place == nil {
+		t.Error("the next in line was not given the place")
+	}
+	l.release(&two, took)
+	if _, _, some := l.serve(e); some {
+		t.Error("somebody waits still")
+	}
+	empty(t, l)
+}
+
+// Who comes between the news of a place and those who wait for it does not
+// pass them.
+func TestNobodyPassesWhoWaits(t *testing.T) {
+	l, e, first := alone(t, 1)
+	var one, two, three claim
+	for _, c := range []*claim{&one, &two, &three} {
+		c.ready = make(chan struct{}, 1)
+	}
+	if err := l.enter(&one, true); err != nil || !l.queue(&one) {
+		t.Fatal("did not have to wait")
+	}
+	// This one has its body read before it stands in line.
+	if err := l.enter(&two, false); err != nil || two.place != nil {
+		t.Fatal("was given a pod")
+	}
+	e.Pods()[0].Learn(started(3, 0))
+	if err := l.enter(&three, true); err != nil || three.place != nil {
+		t.Error("who came last was given a pod first")
+	}
+	if !l.queue(&two) || two.place != nil {
+		t.Error("who came second was given a pod first")
+	}
+	if _, _, some := l.serve(e); some {
+		t.Error("somebody waits still")
+	}
+	if one.place == nil || two.place == nil || three.place != nil {
+		t.Errorf("given to %v, %v, %v", one.place, two.place, three.place)
+	}
+	l.quit(&three)
+	l.release(&one, took)
+	l.release(&two, took)
+	first.done(took)
+	empty(t, l)
+}
+
+// One who comes back to the front of the line has the time that it had.
+func TestTheFirstInLineIsRefusedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, f, _ := setup(t, func(c *Config) { c.HoldTime = 3 * time.Second })
+		l := g.lane(put(f, describe("a", 1, 1), started(1, 0)))
+		busy := must(t, l)
+		begin := time.Now()
+		var slow claim // its body comes slowly
+		if err := l.enter(&slow, false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		go func() { _ = (&caller{l: l}).get(t.Context()) }()
+		time.Sleep(2400 * time.Millisecond)
+		err := l.wait(t.Context(), &slow)
+		var r *refusal
+		if waited := time.Since(begin); !errors.As(err, &r) || waited != 3*time.Second {
+			t.Errorf("%v after %v", err, waited)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		busy.done(took)
+		empty(t, l)
+	})
+}
+
 // A function that was taken away and put back, as by a label that was edited
 // twice, keeps its calls and its counters.
 func TestAFunctionThatComesBackKeepsItsLane(t *testing.T) {
