@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,9 +31,6 @@ const (
 	// Events and deletion costs may be late.
 	choreQPS, choreBurst = 50, 100
 )
-
-// serviceAccountNamespace is where Kubernetes tells a pod its namespace.
-const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 // api is the API server by what is asked of it.
 type api struct {
@@ -110,31 +105,12 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 		}
 		return cfg, err
 	}
-	cfg, err := loader(kubeconfig).ClientConfig()
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s: %w: WEIR_KUBECONFIG names the file", kubeconfig, err)
 	}
 	return cfg, nil
-}
-
-func loader(kubeconfig string) clientcmd.ClientConfig {
-	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{})
-}
-
-// OwnNamespace is the namespace of the pod that this runs in or, with a
-// kubeconfig, that of its context. It is "default" where neither says one.
-func OwnNamespace(kubeconfig string) string {
-	var own string
-	if kubeconfig != "" {
-		own, _, _ = loader(kubeconfig).Namespace()
-	} else if text, err := os.ReadFile(serviceAccountNamespace); err == nil {
-		own = strings.TrimSpace(string(text))
-	}
-	if own == "" {
-		return "default"
-	}
-	return own
 }
 
 var quietOnce sync.Once

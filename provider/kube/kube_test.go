@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -79,17 +78,6 @@ func TestNoConfiguration(t *testing.T) {
 		if n := len(log.with("level=WARN")); n != 1 {
 			t.Errorf("%d warnings:\n%s", n, strings.Join(log.all(), "\n"))
 		}
-	}
-}
-
-func TestOwnNamespace(t *testing.T) {
-	if got := OwnNamespace(filepath.Join(t.TempDir(), "missing")); got != "default" {
-		t.Errorf("of no file: %q", got)
-	}
-	path := filepath.Join(t.TempDir(), "config")
-	must(t, os.WriteFile(path, []byte(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"x","namespace":"mine"}}],"clusters":[{"name":"x","cluster":{"server":"https://127.0.0.1:1"}}]}`), 0o600))
-	if got := OwnNamespace(path); got != "mine" {
-		t.Errorf("of the context: %q", got)
 	}
 }
 

@@ -23,9 +23,9 @@ const overdue = 30 * time.Second
 type peers struct {
 	cfg Config
 	mu  sync.Mutex
-	// all are the pods that run, by name; read is that they all were.
-	all  map[string]peer
-	read bool
+	// all are the pods that run, by name; complete is that they were read.
+	all      map[string]peer
+	complete bool
 }
 
 type peer struct {
@@ -41,7 +41,7 @@ func newPeers(cfg Config) *peers { return &peers{cfg: cfg, all: map[string]peer{
 func (p *peers) known() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.read || p.cfg.Peers == ""
+	return p.complete || p.cfg.Peers == ""
 }
 
 // addresses are of those that run, ready or not: each may have requests.
@@ -58,18 +58,26 @@ func (p *peers) addresses() []string {
 	return all
 }
 
-func (p *peers) put(pod *corev1.Pod) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// read says what a pod is as a peer, and whether it is one.
+func (p *peers) read(pod *corev1.Pod) (it peer, up bool) {
 	if pod.Status.PodIP == "" || !running(pod) {
-		delete(p.all, pod.Name)
-		return
+		return peer{}, false
 	}
-	it := peer{address: net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(p.cfg.PeerPort))}
+	it.address = net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(p.cfg.PeerPort))
 	if pod.DeletionTimestamp != nil {
 		it.until = pod.DeletionTimestamp.Time
 	}
-	p.all[pod.Name] = it
+	return it, true
+}
+
+func (p *peers) put(name string, it peer, up bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if up {
+		p.all[name] = it
+	} else {
+		delete(p.all, name)
+	}
 }
 
 // running says whether a container of the pod runs: one that crashed has no
@@ -93,7 +101,7 @@ func (p *peers) keep(names map[object]bool) {
 			delete(p.all, name)
 		}
 	}
-	p.read = true
+	p.complete = true
 }
 
 // peerPods watches weir's own pods.
@@ -103,16 +111,25 @@ func (p *Provider) peerPods(a *api) *source {
 		o.LabelSelector, o.FieldSelector = p.cfg.Peers, livePods
 		return o
 	}
+	read := func(pod *corev1.Pod) *digest {
+		name := nameOf(pod)
+		it, up := p.peers.read(pod)
+		return &digest{name, func() { p.peers.put(name.name, it, up) }}
+	}
 	return &source{
 		resource: "pods", namespace: p.cfg.Namespace, said: p.said, of: &corev1.Pod{},
 		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return client.List(ctx, mine(o))
+			list, err := client.List(ctx, mine(o))
+			if err != nil {
+				return nil, err
+			}
+			return digestAll(list.ListMeta, list.Items, read), nil
 		},
 		watchFrom: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			return client.Watch(ctx, mine(o))
 		},
-		store: store[*corev1.Pod]{
-			put:  p.peers.put,
+		store: store[corev1.Pod]{
+			read: read,
 			drop: func(name object) { p.peers.drop(name.name) },
 			kept: p.peers.keep,
 		},

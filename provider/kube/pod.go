@@ -77,21 +77,6 @@ type pod struct {
 	ports [2]int
 }
 
-// stripPod leaves of a pod what readPod needs, so that the pages of a list are
-// not kept whole until the last one has come.
-func stripPod(p *corev1.Pod) {
-	keep := make([]corev1.Container, len(p.Spec.Containers))
-	for i := range keep {
-		keep[i].Name, keep[i].Ports = p.Spec.Containers[i].Name, p.Spec.Containers[i].Ports
-	}
-	p.ManagedFields = nil
-	p.Spec = corev1.PodSpec{Containers: keep, TerminationGracePeriodSeconds: p.Spec.TerminationGracePeriodSeconds}
-	p.Status = corev1.PodStatus{
-		Phase: p.Status.Phase, Conditions: p.Status.Conditions, PodIP: p.Status.PodIP,
-		ContainerStatuses: p.Status.ContainerStatuses,
-	}
-}
-
 func readPod(p *corev1.Pod) (namespace string, kept *pod) {
 	kept = &pod{
 		uid: p.UID, labels: pairsOf(p.Labels), ip: strings.Clone(p.Status.PodIP),

@@ -42,20 +42,15 @@ func TestPodAddress(t *testing.T) {
 		{"IPv6", "2001:db8::7", []corev1.Container{container("f", port("http", 84))}, nil, function.Spec{}, "[2001:db8::7]:84", "[2001:db8::7]:8081"},
 	} {
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: c.annotations}, Spec: corev1.PodSpec{Containers: c.containers}, Status: corev1.PodStatus{PodIP: c.ip}}
-		for _, stripped := range []bool{false, true} {
-			if stripped {
-				stripPod(p)
+		_, kept := readPod(p)
+		for range 2 { // the second one is remembered
+			if got := kept.addressed(&c.spec); got.Addr != c.addr || got.Metrics != c.metrics {
+				t.Errorf("%s: %q and %q, expected %q and %q", c.name, got.Addr, got.Metrics, c.addr, c.metrics)
 			}
-			_, kept := readPod(p)
-			for range 2 { // the second one is remembered
-				if got := kept.addressed(&c.spec); got.Addr != c.addr || got.Metrics != c.metrics {
-					t.Errorf("%s, stripped %t: %q and %q, expected %q and %q", c.name, stripped, got.Addr, got.Metrics, c.addr, c.metrics)
-				}
-			}
-			other := function.Spec{Port: 1, MetricsPort: 2}
-			if got := kept.addressed(&other); c.ip != "" && (got.Addr == c.addr || got.Metrics == c.metrics) {
-				t.Errorf("%s: other ports were asked for, and it has %q and %q still", c.name, got.Addr, got.Metrics)
-			}
+		}
+		other := function.Spec{Port: 1, MetricsPort: 2}
+		if got := kept.addressed(&other); c.ip != "" && (got.Addr == c.addr || got.Metrics == c.metrics) {
+			t.Errorf("%s: other ports were asked for, and it has %q and %q still", c.name, got.Addr, got.Metrics)
 		}
 	}
 }
@@ -120,8 +115,9 @@ func TestPeersOfRunningPods(t *testing.T) {
 		if all.known() {
 			t.Fatal("known before they were read")
 		}
-		all.put(pod("b", func(*corev1.Pod) {}))
-		all.put(c.pod)
+		put := func(pod *corev1.Pod) { it, up := all.read(pod); all.put(pod.Name, it, up) }
+		put(pod("b", func(*corev1.Pod) {}))
+		put(c.pod)
 		all.drop("c")
 		if c.pod.Name != "b" {
 			all.drop("b")

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -10,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
@@ -123,21 +125,22 @@ func (p *Provider) sources(a *api) []*source {
 
 func (p *Provider) deployments(a *api, ns string) *source {
 	client := a.apps.Deployments(ns)
+	read := func(d *appsv1.Deployment) *digest {
+		found := readDeployment(d)
+		return &digest{nameOf(d), func() { p.view.workload(found) }}
+	}
 	return &source{
 		resource: "deployments.apps", namespace: ns, said: p.said, of: &appsv1.Deployment{},
 		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := client.List(ctx, o)
-			if err == nil {
-				for i := range list.Items {
-					d := &list.Items[i]
-					d.ManagedFields, d.Status = nil, appsv1.DeploymentStatus{}
-				}
+			if err != nil {
+				return nil, err
 			}
-			return list, err
+			return digestAll(list.ListMeta, list.Items, read), nil
 		},
 		watchFrom: client.Watch,
-		store: store[*appsv1.Deployment]{
-			put:  func(d *appsv1.Deployment) { p.view.workload(readDeployment(d)) },
+		store: store[appsv1.Deployment]{
+			read: read,
 			drop: func(name object) { p.view.dropWorkload(deployments, name) },
 			kept: func(names map[object]bool) { p.view.keepWorkloads(ns, deployments, names) },
 		},
@@ -146,21 +149,22 @@ func (p *Provider) deployments(a *api, ns string) *source {
 
 func (p *Provider) statefulSets(a *api, ns string) *source {
 	client := a.apps.StatefulSets(ns)
+	read := func(s *appsv1.StatefulSet) *digest {
+		found := readStatefulSet(s)
+		return &digest{nameOf(s), func() { p.view.workload(found) }}
+	}
 	return &source{
 		resource: "statefulsets.apps", namespace: ns, said: p.said, of: &appsv1.StatefulSet{},
 		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := client.List(ctx, o)
-			if err == nil {
-				for i := range list.Items {
-					s := &list.Items[i]
-					s.ManagedFields, s.Status = nil, appsv1.StatefulSetStatus{}
-				}
+			if err != nil {
+				return nil, err
 			}
-			return list, err
+			return digestAll(list.ListMeta, list.Items, read), nil
 		},
 		watchFrom: client.Watch,
-		store: store[*appsv1.StatefulSet]{
-			put:  func(s *appsv1.StatefulSet) { p.view.workload(readStatefulSet(s)) },
+		store: store[appsv1.StatefulSet]{
+			read: read,
 			drop: func(name object) { p.view.dropWorkload(statefulSets, name) },
 			kept: func(names map[object]bool) { p.view.keepWorkloads(ns, statefulSets, names) },
 		},
@@ -169,25 +173,26 @@ func (p *Provider) statefulSets(a *api, ns string) *source {
 
 func (p *Provider) pods(a *api, ns string) *source {
 	client := a.core.Pods(ns)
+	read := func(pod *corev1.Pod) *digest {
+		namespace, kept := readPod(pod)
+		return &digest{nameOf(pod), func() { p.view.pod(namespace, kept) }}
+	}
 	return &source{
 		resource: "pods", namespace: ns, said: p.said, of: &corev1.Pod{},
 		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = livePods
 			list, err := client.List(ctx, o)
-			if err == nil {
-				for i := range list.Items {
-					stripPod(&list.Items[i])
-				}
+			if err != nil {
+				return nil, err
 			}
-			return list, err
+			return digestAll(list.ListMeta, list.Items, read), nil
 		},
 		watchFrom: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.FieldSelector = livePods
 			return client.Watch(ctx, o)
 		},
-		store: store[*corev1.Pod]{
-			put:  func(pod *corev1.Pod) { p.view.pod(readPod(pod)) },
-			drop: p.view.dropPod,
+		store: store[corev1.Pod]{
+			read: read, drop: p.view.dropPod,
 			kept: func(names map[object]bool) { p.view.keepPods(ns, names) },
 		},
 	}
@@ -197,22 +202,23 @@ func (p *Provider) pods(a *api, ns string) *source {
 // between 1 and more. Where they may not be read there are none.
 func (p *Provider) hpas(a *api, ns string) *source {
 	client := a.autoscaling.HorizontalPodAutoscalers(ns)
+	read := func(h *autoscalingv2.HorizontalPodAutoscaler) *digest {
+		name, target := nameOf(h), targetOf(h)
+		return &digest{name, func() { p.view.hpa(name, target) }}
+	}
 	return &source{
 		resource: "horizontalpodautoscalers.autoscaling", namespace: ns, said: p.said,
 		of: &autoscalingv2.HorizontalPodAutoscaler{},
 		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := client.List(ctx, o)
-			if err == nil {
-				for i := range list.Items {
-					h := &list.Items[i]
-					h.ManagedFields, h.Status = nil, autoscalingv2.HorizontalPodAutoscalerStatus{}
-				}
+			if err != nil {
+				return nil, err
 			}
-			return list, err
+			return digestAll(list.ListMeta, list.Items, read), nil
 		},
 		watchFrom: client.Watch,
-		store: store[*autoscalingv2.HorizontalPodAutoscaler]{
-			put:  func(h *autoscalingv2.HorizontalPodAutoscaler) { p.view.hpa(nameOf(h), targetOf(h)) },
+		store: store[autoscalingv2.HorizontalPodAutoscaler]{
+			read: read,
 			drop: func(name object) { p.view.hpa(name, workloadKey{}) },
 			kept: func(names map[object]bool) { p.view.keepHPAs(ns, names) },
 		},
@@ -225,27 +231,63 @@ type object struct{ namespace, name string }
 
 func nameOf(o metav1.Object) object { return object{o.GetNamespace(), o.GetName()} }
 
-// store hands on what a reflector finds. T is what the reflector watches.
-type store[T metav1.Object] struct {
-	put  func(T)
+// digest is all that is kept of an object from the moment it was read: a list
+// of them is a small part of the list of the objects.
+type digest struct {
+	name object
+	// apply tells the view.
+	apply func()
+}
+
+// GetObjectKind makes a digest pass where client-go wants an object.
+func (*digest) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject is for the same.
+func (d *digest) DeepCopyObject() runtime.Object { return &digest{d.name, d.apply} }
+
+// digests is a page of a list.
+type digests struct {
+	metav1.ListMeta
+	Items []runtime.Object
+}
+
+// GetObjectKind makes it pass for a list.
+func (*digests) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject is for the same.
+func (d *digests) DeepCopyObject() runtime.Object {
+	return &digests{d.ListMeta, slices.Clone(d.Items)}
+}
+
+func digestAll[T any](meta metav1.ListMeta, items []T, read func(*T) *digest) *digests {
+	all := &digests{meta, make([]runtime.Object, len(items))}
+	for i := range items {
+		all.Items[i] = read(&items[i])
+	}
+	return all
+}
+
+// store hands on what a reflector finds: objects that a watch tells of, and
+// digests of a list.
+type store[T any] struct {
+	read func(*T) *digest
 	drop func(object)
 	// kept is told the names of everything that there is, once all of it was
-	// put: whatever has another name is gone.
+	// applied: whatever has another name is gone.
 	kept func(map[object]bool)
 }
 
-func (s store[T]) Add(o any) error    { s.put(o.(T)); return nil }
-func (s store[T]) Update(o any) error { s.put(o.(T)); return nil }
-func (s store[T]) Delete(o any) error { s.drop(nameOf(o.(T))); return nil }
+func (s store[T]) Add(o any) error    { s.read(o.(*T)).apply(); return nil }
+func (s store[T]) Update(o any) error { s.read(o.(*T)).apply(); return nil }
+func (s store[T]) Delete(o any) error { s.drop(s.read(o.(*T)).name); return nil }
 func (s store[T]) Resync() error      { return nil }
 
 func (s store[T]) Replace(all []any, _ string) error {
 	names := make(map[object]bool, len(all))
-	for i, o := range all {
-		t := o.(T)
-		names[nameOf(t)] = true
-		s.put(t)
-		all[i] = nil // it need not be kept until the last was read
+	for _, o := range all {
+		d := o.(*digest)
+		names[d.name] = true
+		d.apply()
 	}
 	s.kept(names)
 	return nil
