@@ -380,6 +380,53 @@ func TestAFullPodIsFilledGently(t *testing.T) {
 	})
 }
 
+// What a pod says of itself is a sample: one that says it is full is tried now
+// and then.
+func TestAFullPodIsTriedNowAndThen(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		how         ending
+		least, most int64 // of the tries in ten seconds
+	}{
+		// After 50, 100, 200, 400, 800, 800 … ms.
+		{"refuses", refused, 10, 18},
+		{"takes them after all", took, 50, 50},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, f, _ := setup(t, nil)
+				l := g.lane(put(f, describe("a", 1, 1), started(100, 0)))
+				must(t, l).done(refused)
+				ctx, leave := context.WithCancel(t.Context())
+				var tries atomic.Int64
+				for range 50 {
+					go func() {
+						c2 := &caller{l: l}
+						for err := c2.get(ctx); err == nil; err = l.wait(ctx, &c2.claim) {
+							tries.Add(1)
+							if c.how == took {
+								time.Sleep(time.Minute)
+							}
+							c2.done(c.how)
+							if c.how == took {
+								return
+							}
+						}
+					}()
+				}
+				time.Sleep(10 * time.Second)
+				if got := tries.Load(); got < c.least || got > c.most {
+					t.Errorf("%d tries, expected %d to %d", got, c.least, c.most)
+				}
+				leave()
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				empty(t, l)
+			})
+		})
+	}
+}
+
 func TestHoldIsBounded(t *testing.T) {
 	reason := func(err error) string {
 		var r *refusal

@@ -331,7 +331,7 @@ func TestDependenciesAreWokenAndWaitedFor(t *testing.T) {
 		}
 		db := on("db")
 		on("queue", "db")
-		a := on("a", "a", "queue", "missing")
+		a := on("a", "a", "queue", "missing", "db")
 		var late sync.Once
 		p.wake = func(ctx context.Context, ref function.Ref, n int) error {
 			if ref.Name != "queue" {
