@@ -321,7 +321,7 @@ func TestFaultsBecomeEvents(t *testing.T) {
 		}
 	}
 	for _, l := range []*live{first, second} {
-		if n := len(l.log.with("cannot be used", "many")); n != 1 {
+		if n := len(l.log.with("BadSetting", "many")); n != 1 {
 			t.Errorf("logged %d times, expected once by each weir", n)
 		}
 	}

@@ -192,7 +192,7 @@ func (v *view) reportSuspect(it *suspect) {
 	}
 	it.told = true
 	for _, fault := range it.faults {
-		it.told = v.tell(it.subject, faultEvent("Not a function: ", fault)) && it.told
+		it.told = v.tell(it.subject, word{"BadSetting", "Not a function: " + fault.String() + "."}.event()) && it.told
 	}
 }
 
@@ -373,9 +373,9 @@ func (v *view) publish(sp *space, name string) {
 	if w == nil {
 		return
 	}
-	w.hidden, w.hush = false, false
-	if hidden != nil {
-		v.hide(hidden, w)
+	w.hidden = false
+	if hidden != nil && !hidden.hidden {
+		v.hide(hidden)
 	}
 	fn := w.function(sp.scaled[workloadKey{w.kind, name}] > 0)
 	if w.last != nil && w.put == w.details && sameState(w.last, fn) {
@@ -386,40 +386,67 @@ func (v *view) publish(sp *space, name string) {
 	v.report(w)
 }
 
-// hide says of two of one name that the second is not served.
-func (v *view) hide(w, winner *workload) {
-	if w.hidden {
-		return
-	}
-	w.hidden, w.hush = true, true
+// hide takes the second of two of one name out of the Fleet.
+func (v *view) hide(w *workload) {
+	w.hidden = true
 	if w.last != nil {
 		v.fleet.Delete(w.ref)
 		w.last = nil
 	}
-	v.log.Warn("A function is not served, for a Deployment has the same name", "kind", w.kind, "function", w.ref.String(), "served", winner.kind)
 	v.report(w)
 }
 
-// report tells of what is wrong, once. Each weir logs it; the owner's Event
-// comes from the one that leads, as soon as one does.
-func (v *view) report(w *workload) {
-	if w.hush {
-		w.hush = !v.tell(w.subject(), function.Event{Warning: true, Reason: "NameTaken", Message: fmt.Sprintf(
+// word is something that a function's owner should know.
+type word struct{ reason, message string }
+
+// words are all that there are at the moment.
+func (v *view) words(w *workload) (all []word) {
+	if w.hidden {
+		all = append(all, word{"NameTaken", fmt.Sprintf(
 			"Not served: there is a Deployment %s too, and it is served under the name. Rename one of the two.", w.ref)})
 	}
-	faults := w.details.faults
-	for _, fault := range faults {
-		if !slices.Contains(w.logged, fault) {
-			v.log.Warn("A setting cannot be used; its default is", "function", w.ref.String(), "fault", fault.String())
+	for _, fault := range w.details.faults {
+		all = append(all, faultWord(fault))
+	}
+	if w.details.grace != "" && v.drains(w) {
+		all = append(all, word{"GraceTooShort", w.details.grace})
+	}
+	return all
+}
+
+// drains says whether a pod of the function is known to be a fwatchdog.
+func (v *view) drains(w *workload) bool {
+	e := v.fleet.Get(w.ref)
+	return e != nil && !w.hidden && slices.ContainsFunc(e.Pods(), func(p *fleet.Pod) bool { return p.Said().Nature == fleet.Watchdog })
+}
+
+// report says what is new, once. Each weir logs it; the owner's Event comes
+// from the one that leads, as soon as one does.
+func (v *view) report(w *workload) {
+	words := v.words(w)
+	if len(words)+len(w.logged)+len(w.told) == 0 {
+		return
+	}
+	for _, it := range words {
+		if !slices.Contains(w.logged, it) {
+			v.log.Warn(it.message, "kind", w.kind, "function", w.ref.String(), "reason", it.reason)
 		}
 	}
-	w.logged = faults
-	w.told = slices.DeleteFunc(slices.Clone(w.told), func(f function.Fault) bool { return !slices.Contains(faults, f) })
-	for _, fault := range faults {
-		if !slices.Contains(w.told, fault) && v.tell(w.subject(), faultEvent("", fault)) {
-			w.told = append(w.told, fault)
+	told := slices.DeleteFunc(slices.Clone(w.told), func(it word) bool { return !slices.Contains(words, it) })
+	for _, it := range words {
+		if !slices.Contains(told, it) && v.tell(w.subject(), it.event()) {
+			told = append(told, it)
 		}
 	}
+	w.logged, w.told = words, told
+}
+
+func (w word) event() function.Event {
+	return function.Event{Warning: true, Reason: w.reason, Message: w.message}
+}
+
+func faultWord(fault function.Fault) word {
+	return word{"BadSetting", fault.String() + ". The default is used."}
 }
 
 // tellAll tells what only the weir that leads may.
@@ -437,10 +464,6 @@ func (v *view) tellAll() {
 			v.reportSuspect(it)
 		}
 	}
-}
-
-func faultEvent(prefix string, fault function.Fault) function.Event {
-	return function.Event{Warning: true, Reason: "BadSetting", Message: prefix + fault.String() + ". The default is used."}
 }
 
 // target is what a write of replicas is made to.

@@ -58,11 +58,10 @@ type workload struct {
 	// not.
 	last *function.Function
 	put  *details
-	// hidden: another one is served under the name; hush until the owner was
-	// told.
-	hidden, hush bool
-	// Faults that were logged, and those that the owner was told of.
-	logged, told []function.Fault
+	// hidden: another one is served under the name.
+	hidden bool
+	// Words that were logged, and those that the owner was told.
+	logged, told []word
 }
 
 // ownWrite is a write of replicas that the watch may not have seen yet.
@@ -78,6 +77,9 @@ type details struct {
 	about  function.About
 	// cost is the deletion cost that the pods' template asks for.
 	cost string
+	// grace says why pods have too little time to end, empty if they have
+	// enough, should they turn out to be fwatchdogs.
+	grace string
 }
 
 func (w *workload) subject() subject {
@@ -111,7 +113,7 @@ func read(kind string, meta *metav1.ObjectMeta, replicas *int32, selects *metav1
 		ref: function.Ref{Name: meta.Name, Namespace: meta.Namespace}, kind: kind,
 		uid: meta.UID, version: meta.ResourceVersion, generation: meta.Generation, replicas: 1,
 		created: meta.CreationTimestamp.Time, selector: selector, pairs: pairsOf(selects.MatchLabels),
-		details: &details{spec: spec, faults: faults, about: about(meta, template), cost: template.Annotations[deletionCost]},
+		details: &details{spec: spec, faults: faults, about: about(meta, template), cost: template.Annotations[deletionCost], grace: shortGrace(template)},
 	}
 	if replicas != nil {
 		w.replicas = int(*replicas)
