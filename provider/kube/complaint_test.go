@@ -54,8 +54,8 @@ next:
 
 var (
 	podsOf    = schema.GroupResource{Resource: "pods"}
-	forbidden = apierrors.NewForbidden(podsOf, "", errors.New(`User "system:serviceaccount:ns:weir" cannot list resource "pods"`))
-	away      = fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED)
+	errDenied = apierrors.NewForbidden(podsOf, "", errors.New(`user "system:serviceaccount:ns:weir" cannot list resource "pods"`))
+	errAway   = fmt.Errorf("dial tcp: %w", syscall.ECONNREFUSED)
 )
 
 func TestComplainsOncePerCause(t *testing.T) {
@@ -70,8 +70,8 @@ func TestComplainsOncePerCause(t *testing.T) {
 			}
 		}
 		for range 50 {
-			c.hear(list, away)
-			c.hear(watch, away)
+			c.hear(list, errAway)
+			c.hear(watch, errAway)
 			time.Sleep(5 * time.Second)
 		}
 		expect("away", 1, "level=WARN", "cannot be asked")
@@ -79,24 +79,24 @@ func TestComplainsOncePerCause(t *testing.T) {
 		c.hear(list, nil)
 		expect("back", 1, "level=INFO", "answers again")
 
-		if c.hear(list, forbidden) {
+		if c.hear(list, errDenied) {
 			t.Error("one refusal is believed")
 		}
-		if c.hear(list, forbidden) {
+		if c.hear(list, errDenied) {
 			t.Error("two refusals at once are believed")
 		}
 		expect("forbidden for a moment", 0, "denies")
 		for range 50 {
 			time.Sleep(sureAfter)
-			if !c.hear(list, forbidden) {
+			if !c.hear(list, errDenied) {
 				t.Error("a refusal that stays is not believed")
 			}
 			c.hear(watch, nil)
 		}
 		expect("forbidden", 1, "denies", "list pods in namespace ns", "Role in namespace ns", "may list pods")
-		c.hear(call{"list", "pods", everywhere}, forbidden)
+		c.hear(call{"list", "pods", everywhere}, errDenied)
 		time.Sleep(sureAfter)
-		c.hear(call{"list", "pods", everywhere}, forbidden)
+		c.hear(call{"list", "pods", everywhere}, errDenied)
 		expect("everywhere", 1, "denies", "in all namespaces", "ClusterRole")
 		c.hear(list, nil)
 		expect("allowed", 1, "Allowed now", "list pods in namespace ns")
@@ -104,16 +104,16 @@ func TestComplainsOncePerCause(t *testing.T) {
 		// What comes and goes is said once a minute at most, and is said.
 		before := len(log.with("cannot be asked"))
 		for range 600 {
-			c.hear(list, away)
+			c.hear(list, errAway)
 			c.hear(watch, nil)
 			time.Sleep(time.Second)
 		}
 		if n := len(log.with("cannot be asked")) - before; n < 9 || n > 11 {
 			t.Errorf("in ten minutes of coming and going it was said %d times, expected once a minute", n)
 		}
-		c.hear(list, away)
+		c.hear(list, errAway)
 		time.Sleep(2 * repeatAfter)
-		c.hear(list, away)
+		c.hear(list, errAway)
 		if last := log.all()[len(log.all())-1]; !strings.Contains(last, "cannot be asked") {
 			t.Errorf("it stays away after it came and went, and the last word is: %s", last)
 		}
@@ -143,7 +143,7 @@ func TestExplain(t *testing.T) {
 		{apierrors.NewConflict(podsOf, "x", errors.New("newer")), function.ErrConflict, []string{"newer"}},
 		{apierrors.NewTooManyRequests("later", 1), function.ErrUnavailable, []string{"later"}},
 		{apierrors.NewInternalError(errors.New("etcd")), function.ErrUnavailable, []string{"etcd"}},
-		{away, function.ErrUnavailable, []string{"refused"}},
+		{errAway, function.ErrUnavailable, []string{"refused"}},
 		{context.DeadlineExceeded, function.ErrUnavailable, []string{"deadline"}},
 	} {
 		got := c.explain(x.err)

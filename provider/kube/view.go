@@ -1,13 +1,9 @@
 package kube
 
 import (
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
-
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
@@ -166,34 +162,6 @@ func (v *view) workload(found reading) {
 		v.gather(sp, w)
 	}
 	v.publish(sp, key.name)
-}
-
-// suspect remembers the faults of what is not marked.
-func (v *view) suspect(sp *space, found reading) {
-	key := found.subject.workloadKey
-	if len(found.faults) == 0 {
-		delete(sp.suspects, key)
-		return
-	}
-	if old := sp.suspects[key]; old != nil && slices.Equal(old.faults, found.faults) {
-		return
-	}
-	it := &suspect{reading: found}
-	sp.suspects[key] = it
-	for _, fault := range found.faults {
-		v.log.Warn("Not a function, for want of a mark that can be read", "fault", fault.String())
-	}
-	v.reportSuspect(it)
-}
-
-func (v *view) reportSuspect(it *suspect) {
-	if it.told {
-		return
-	}
-	it.told = true
-	for _, fault := range it.faults {
-		it.told = v.tell(it.subject, word{"BadSetting", "Not a function: " + fault.String() + "."}.event()) && it.told
-	}
 }
 
 // gather places the pods that a new selector may take.
@@ -394,137 +362,4 @@ func (v *view) hide(w *workload) {
 		w.last = nil
 	}
 	v.report(w)
-}
-
-// word is something that a function's owner should know.
-type word struct{ reason, message string }
-
-// words are all that there are at the moment.
-func (v *view) words(w *workload) (all []word) {
-	if w.hidden {
-		all = append(all, word{"NameTaken", fmt.Sprintf(
-			"Not served: there is a Deployment %s too, and it is served under the name. Rename one of the two.", w.ref)})
-	}
-	for _, fault := range w.details.faults {
-		all = append(all, faultWord(fault))
-	}
-	if w.details.grace != "" && v.drains(w) {
-		all = append(all, word{"GraceTooShort", w.details.grace})
-	}
-	return all
-}
-
-// drains says whether a pod of the function is known to be a fwatchdog.
-func (v *view) drains(w *workload) bool {
-	e := v.fleet.Get(w.ref)
-	return e != nil && !w.hidden && slices.ContainsFunc(e.Pods(), func(p *fleet.Pod) bool { return p.Said().Nature == fleet.Watchdog })
-}
-
-// report says what is new, once. Each weir logs it; the owner's Event comes
-// from the one that leads, as soon as one does.
-func (v *view) report(w *workload) {
-	words := v.words(w)
-	if len(words)+len(w.logged)+len(w.told) == 0 {
-		return
-	}
-	for _, it := range words {
-		if !slices.Contains(w.logged, it) {
-			v.log.Warn(it.message, "kind", w.kind, "function", w.ref.String(), "reason", it.reason)
-		}
-	}
-	told := slices.DeleteFunc(slices.Clone(w.told), func(it word) bool { return !slices.Contains(words, it) })
-	for _, it := range words {
-		if !slices.Contains(told, it) && v.tell(w.subject(), it.event()) {
-			told = append(told, it)
-		}
-	}
-	w.logged, w.told = words, told
-}
-
-func (w word) event() function.Event {
-	return function.Event{Warning: true, Reason: w.reason, Message: w.message}
-}
-
-func faultWord(fault function.Fault) word {
-	return word{"BadSetting", fault.String() + ". The default is used."}
-}
-
-// tellAll tells what only the weir that leads may.
-func (v *view) tellAll() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, sp := range v.spaces {
-		if !v.open(sp.name) {
-			continue
-		}
-		for _, w := range sp.workloads {
-			v.report(w)
-		}
-		for _, it := range sp.suspects {
-			v.reportSuspect(it)
-		}
-	}
-}
-
-// target is what a write of replicas is made to.
-type target struct {
-	ref      function.Ref
-	kind     string
-	uid      types.UID
-	replicas int
-	// version is the object's, generation that of its spec. generation is 0
-	// where it is not known, after a write of our own.
-	version    string
-	generation int64
-}
-
-// find is what is known of a function: by the watch or, if newer, by our own
-// last write.
-func (v *view) find(ref function.Ref) (target, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	w := v.served(ref)
-	if w == nil {
-		if !v.open(ref.Namespace) && v.watched(ref.Namespace) {
-			return target{}, fmt.Errorf("%w: %s: namespace %s was not read yet", function.ErrUnavailable, ref, ref.Namespace)
-		}
-		return target{}, fmt.Errorf("%w: %s", function.ErrNotFound, ref)
-	}
-	t := target{ref: ref, kind: w.kind, uid: w.uid, replicas: w.replicas, version: w.version, generation: w.generation}
-	if w.wrote.version != "" && newer(w.wrote.version, w.version) {
-		t.replicas, t.version, t.generation = w.wrote.replicas, w.wrote.version, 0
-	}
-	return t, nil
-}
-
-func (v *view) watched(namespace string) bool {
-	return v.scopes[namespace] != nil || v.scopes[everywhere] != nil
-}
-
-// served is the workload that has the name.
-func (v *view) served(ref function.Ref) *workload {
-	sp := v.spaces[ref.Namespace]
-	if sp == nil || !v.open(ref.Namespace) {
-		return nil
-	}
-	if w := sp.workloads[workloadKey{deployments, ref.Name}]; w != nil {
-		return w
-	}
-	return sp.workloads[workloadKey{statefulSets, ref.Name}]
-}
-
-// wrote remembers a write of our own until the watch has seen it.
-func (v *view) wrote(t target, version string, replicas int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if w := v.served(t.ref); w != nil && w.uid == t.uid && newer(version, w.version) {
-		w.wrote = ownWrite{version, replicas}
-	}
-}
-
-// newer compares versions of one object. Those of the API server are numbers
-// that grow; of one that is not the answer is no.
-func newer(a, b string) bool {
-	order, err := resourceversion.CompareResourceVersion(a, b)
-	return err == nil && order > 0
 }
