@@ -92,8 +92,9 @@ type pool struct {
 	timer  *time.Timer
 }
 
-// get takes a connection that the handler has not closed, or nil.
-func (p *pool) get(now time.Time) *conn {
+// get takes a connection that has been idle for less than life and that the
+// handler has not closed, or nil.
+func (p *pool) get(now time.Time, life time.Duration) *conn {
 	for {
 		p.mu.Lock()
 		last := len(p.idle) - 1
@@ -107,7 +108,7 @@ func (p *pool) get(now time.Time) *conn {
 		p.mu.Unlock()
 		// Whatever is readable on an idle connection is its end, or bytes
 		// that no request asked for.
-		if now.Sub(c.since) < p.idleLife() && !c.readable() {
+		if now.Sub(c.since) < life && !c.readable() {
 			return c
 		}
 		c.Close()

@@ -137,7 +137,7 @@ func (x *exchange) connect() error {
 	first := !x.reused
 	x.reused = false
 	if first {
-		x.c = x.p.pool.get(x.start)
+		x.c = x.p.pool.get(x.start, x.idleLife())
 		x.reused = x.c != nil
 	}
 	if x.c == nil {
@@ -154,6 +154,14 @@ func (x *exchange) connect() error {
 		x.watch()
 	}
 	return nil
+}
+
+// idleLife is how long a connection may have been idle that is used for this.
+func (x *exchange) idleLife() time.Duration {
+	if x.call != nil && !x.call.Watchdog {
+		return min(idleLife, x.p.pool.idleLife())
+	}
+	return x.p.pool.idleLife()
 }
 
 // watch sets the real deadlines, and has the connection broken when the client

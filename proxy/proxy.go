@@ -44,7 +44,8 @@ type Proxy struct {
 	// MaxBody bounds a request body in bytes; 0 is no bound.
 	MaxBody int64
 	// IdleLife is how long an unused connection is kept; 0 is half a second,
-	// which is shorter than what common servers keep theirs.
+	// which is shorter than what common servers keep theirs. A Call whose
+	// upstream is not known for a watchdog uses none that is older than that.
 	IdleLife time.Duration
 	// MaxIdle bounds the unused connections that are kept; 0 does not.
 	MaxIdle int
