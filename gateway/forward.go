@@ -2,15 +2,11 @@ package gateway
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weir-run/weir/contract"
@@ -25,17 +21,8 @@ const (
 	maxTries = 3
 	// statusClientLeft is nginx's, for metrics and log: nobody sees it.
 	statusClientLeft = 499
-	// maxCallID bounds a caller's own X-Call-Id, maxLoggedPath what a log line
-	// holds of a path.
-	maxCallID     = 64
+	// maxLoggedPath bounds what a log line holds of a path.
 	maxLoggedPath = 256
-)
-
-// Headers that only the gateway sets.
-const (
-	headerStartTime     = "X-Start-Time"
-	headerForwardedFor  = "X-Forwarded-For"
-	headerForwardedHost = "X-Forwarded-Host"
 )
 
 // ConnContext is for the http.Server in front of the gateway: with it a client
@@ -83,51 +70,6 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, e *fleet.Entry, 
 		return
 	}
 	c.run()
-}
-
-// identify takes the caller's X-Call-Id, or makes one. It says no to one that
-// cannot be used.
-func (c *call) identify() bool {
-	given := c.r.Header[contract.HeaderCallID]
-	if len(given) == 0 || len(given) == 1 && given[0] == "" {
-		c.id = newCallID()
-		return true
-	}
-	if len(given) > 1 || !validCallID(given[0]) {
-		c.id = newCallID()
-		return false
-	}
-	c.id = given[0]
-	return true
-}
-
-func validCallID(id string) bool {
-	if id == "" || len(id) > maxCallID {
-		return false
-	}
-	for i := range len(id) {
-		switch c := id[i]; {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '.', c == '_', c == '-':
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// newCallID is a random UUID (RFC 9562, version 4).
-func newCallID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // it never fails
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	var s [36]byte
-	hex.Encode(s[0:8], b[0:4])
-	hex.Encode(s[9:13], b[4:6])
-	hex.Encode(s[14:18], b[6:8])
-	hex.Encode(s[19:23], b[8:10])
-	hex.Encode(s[24:36], b[10:16])
-	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
-	return string(s[:])
 }
 
 // admit gets the call its first pod. The function is woken at once; a body
@@ -228,35 +170,6 @@ func (c *call) prepare() {
 	if c.sends > 0 {
 		c.try.Header[contract.HeaderTry] = []string{strconv.Itoa(c.sends + 1)}
 	}
-}
-
-// headers are what the function is told beside what the client says.
-func (c *call) headers() {
-	v := &c.values
-	v[0], v[1], v[2], v[3] = c.id, c.startTime, c.r.Host, c.forwardedFor()
-	h := make(http.Header, 5)
-	h[contract.HeaderCallID] = v[0:1:1]
-	h[headerStartTime] = v[1:2:2]
-	if c.r.Host != "" && c.r.Header[headerForwardedHost] == nil {
-		h[headerForwardedHost] = v[2:3:3]
-	}
-	h[headerForwardedFor] = v[3:4:4]
-	if c.r.Header[contract.HeaderTry] != nil {
-		h[contract.HeaderTry] = nil
-	}
-	c.try.Header = h
-}
-
-// forwardedFor is the client's address behind those that are there.
-func (c *call) forwardedFor() string {
-	peer, _, err := net.SplitHostPort(c.r.RemoteAddr)
-	if err != nil {
-		peer = c.r.RemoteAddr
-	}
-	if before := c.r.Header[headerForwardedFor]; len(before) > 0 {
-		return strings.Join(before, ", ") + ", " + peer
-	}
-	return peer
 }
 
 // judge is asked about each answer: what a watchdog refused goes no further.

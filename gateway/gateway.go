@@ -96,6 +96,9 @@ type Gateway struct {
 	// withAny are the functions that wake with any other's call; nil before
 	// Run has looked.
 	withAny atomic.Pointer[[]*fleet.Entry]
+	// depends is Run's; ignored is what it told of last.
+	depends dependencies
+	ignored atomic.Pointer[map[function.Edge]function.Fault]
 }
 
 // New makes a Gateway. It does nothing before it is asked; Run serves those
@@ -148,7 +151,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 }
 
-// sweep finds who wakes with any call, and forgets what is gone.
+// sweep finds who wakes with any call and which dependencies come to nothing,
+// and forgets what is gone.
 func (g *Gateway) sweep() {
 	withAny := []*fleet.Entry{}
 	for e := range g.cfg.Fleet.All() {
@@ -157,6 +161,9 @@ func (g *Gateway) sweep() {
 		}
 	}
 	g.withAny.Store(&withAny)
+	g.depends.tell(g)
+	ignored := g.depends.told
+	g.ignored.Store(&ignored)
 	for _, l := range g.all() {
 		if l.tidy() {
 			g.drop(l)

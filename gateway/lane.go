@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -396,28 +395,4 @@ func (l *lane) close() {
 			p.to.Retire()
 		}
 	}
-}
-
-// refusal is an answer of the gateway's own.
-type refusal struct {
-	status int
-	// reason is the label of the metric, text what the client is told.
-	reason, text string
-	// retryAfter is in seconds; 0 is not said.
-	retryAfter int
-}
-
-func (r *refusal) Error() string { return r.text }
-
-// How soon a client that was refused may come again, in seconds: a full line
-// moves on as fast as calls end, a pod takes longer to start.
-const (
-	retryFull    = 1
-	retryStarted = 5
-)
-
-var errStopping = &refusal{http.StatusServiceUnavailable, "stopping", "weir stops; send the request again", retryFull}
-
-func errGone(ref function.Ref) *refusal {
-	return &refusal{http.StatusNotFound, "gone", "function " + ref.String() + " was removed while the request waited", 0}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/weir-run/weir/fleet"
@@ -228,30 +227,4 @@ func plainly(err error) string {
 		return "the provider does not answer"
 	}
 	return "the provider could not do it"
-}
-
-// late says why a call got no pod in its time. The caller holds the lock.
-func (l *lane) late(e *fleet.Entry) error {
-	fn, hold := e.Function(), l.g.cfg.HoldTime
-	name := "function " + l.ref.String()
-	answer := func(reason string, retry int, format string, args ...any) error {
-		return &refusal{http.StatusServiceUnavailable, reason, fmt.Sprintf(format, args...), retry}
-	}
-	switch err := l.waking.err; {
-	case fn.Replicas == 0 && !fn.Fixed && err != nil:
-		return answer("not_woken", retryStarted, "%s sleeps and could not be woken within %s: %s; %s", name, hold, plainly(err), remedy(err))
-	case !l.places.awake && fn.Fixed:
-		return answer("not_started", retryStarted, "%s: nobody answered at its address within %s", name, hold)
-	case !l.places.awake:
-		return answer("not_started", retryStarted, "%s: none of its pods (%d of %d exist) started within %s", name, len(e.Pods()), fn.Replicas, hold)
-	case l.company.pending != (function.Ref{}):
-		return answer("dependency", retryStarted, "%s waits for %s, which it depends on and which did not start within %s", name, l.company.pending, hold)
-	}
-	return answer("full", retryFull, "%s: its pods (%d started) had no room within %s", name, e.Started(), hold)
-}
-
-// tooMany refuses a call for which there is no more room to wait.
-func (l *lane) tooMany() error {
-	return &refusal{http.StatusServiceUnavailable, "hold_requests",
-		fmt.Sprintf("function %s: %d requests wait already", l.ref, l.held.n), retryFull}
 }

@@ -21,8 +21,6 @@ type company struct {
 	// pending is the one that is waited for, news its broadcast.
 	pending function.Ref
 	news    <-chan struct{}
-	// missing are those that it was said of that they do not exist.
-	missing map[function.Ref]bool
 }
 
 // due says, once in companyEvery, that the company is to be kept awake.
@@ -48,10 +46,7 @@ func (c *company) ready(l *lane, e *fleet.Entry) bool {
 		news := f.Changed()
 		on := f.Get(ref)
 		switch {
-		case ref == l.ref:
-			continue
-		case on == nil && complete(f):
-			// It does not exist, which accompany says.
+		case ref == l.ref, on == nil && complete(f), l.g.ignores(l.ref, ref):
 			continue
 		case on != nil:
 			// Its own news, taken before its pods are read.
@@ -79,14 +74,9 @@ func complete(f *fleet.Fleet) bool {
 // is called without any lane's lock.
 func (g *Gateway) accompany(l *lane, e *fleet.Entry, now time.Time) {
 	for _, ref := range e.Function().Spec.DependsOn {
-		on := g.cfg.Fleet.Get(ref)
-		if on == nil {
-			if complete(g.cfg.Fleet) && l.missesFirst(ref) {
-				g.cfg.Log.Warn("depends on a function that does not exist", "function", l.ref.String(), "on", ref.String())
-			}
-			continue
+		if on := g.cfg.Fleet.Get(ref); on != nil && !g.ignores(l.ref, ref) {
+			g.join(on, l, now)
 		}
-		g.join(on, l, now)
 	}
 	if any := g.withAny.Load(); any != nil {
 		for _, other := range *any {
@@ -95,18 +85,15 @@ func (g *Gateway) accompany(l *lane, e *fleet.Entry, now time.Time) {
 	}
 }
 
-// missesFirst says, once, that a dependency does not exist.
-func (l *lane) missesFirst(ref function.Ref) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.company.missing[ref] {
+// ignores says that a dependency comes to nothing, since it closes a circle.
+// Its owner was told.
+func (g *Gateway) ignores(from, to function.Ref) bool {
+	ignored := g.ignored.Load()
+	if ignored == nil || len(*ignored) == 0 {
 		return false
 	}
-	if l.company.missing == nil {
-		l.company.missing = map[function.Ref]bool{}
-	}
-	l.company.missing[ref] = true
-	return true
+	_, is := (*ignored)[function.Edge{From: from, To: to}]
+	return is
 }
 
 // join wakes one of a function's company, and in turn its company.

@@ -484,3 +484,43 @@ func TestAWakeWithoutARequest(t *testing.T) {
 		}
 	})
 }
+
+// Of functions that depend on each other one does not wait; its owner is told.
+func TestACircleOfDependencies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, f, p := setup(t, nil)
+		newCluster(g, f, p, time.Second)
+		ctx, stop := context.WithCancel(t.Context())
+		ran := make(chan error)
+		go func() { ran <- g.Run(ctx) }()
+		for from, to := range map[string]string{"a": "b", "b": "a"} {
+			fn := describe(from, 0, 0)
+			fn.Spec.DependsOn = []function.Ref{{Name: to, Namespace: "ns"}}
+			f.Put(fn)
+		}
+		time.Sleep(time.Second)
+		a, b := f.Get(function.Ref{Name: "a", Namespace: "ns"}), f.Get(function.Ref{Name: "b", Namespace: "ns"})
+		if g.ignores(a.Function().Ref, b.Function().Ref) == g.ignores(b.Function().Ref, a.Function().Ref) {
+			t.Error("not one of the two is ignored")
+		}
+		told := 0
+		for _, event := range p.said() {
+			if event.Reason == "DependencyIgnored" {
+				told++
+			}
+		}
+		if told != 1 {
+			t.Errorf("Events: %+v", p.said())
+		}
+		for _, e := range []*fleet.Entry{a, b} {
+			if errs := calls(t.Context(), g, e, 5, 0); errs != nil {
+				t.Fatal(errs[0])
+			}
+		}
+		stop()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+	})
+}
