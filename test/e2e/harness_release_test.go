@@ -153,17 +153,23 @@ type fn struct {
 	Patch               func(deployment map[string]any)
 }
 
-// deploy makes it, and removes it when the test ends.
+// deploy makes it and a Service of its name, and removes both when the test
+// ends. It returns when every weir knows the function.
 func (r *release) deploy(t *testing.T, f fn) *function {
 	t.Helper()
 	d := &function{r: r, name: f.Name}
-	text, err := json.Marshal(f.manifest(r.c))
+	type m = map[string]any
+	text, err := json.Marshal(m{"apiVersion": "v1", "kind": "List", "items": []m{
+		f.manifest(r.c),
+		{"apiVersion": "v1", "kind": "Service", "metadata": m{"name": f.Name},
+			"spec": m{"selector": m{"app": f.Name}, "ports": []m{{"port": 8080}}}},
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.c.apply(t, r.namespace, string(text))
 	t.Cleanup(func() {
-		if _, err := r.c.kubectl("", "-n", r.namespace, "delete", "deployment", f.Name, "--ignore-not-found", "--wait=false"); err != nil {
+		if _, err := r.c.kubectl("", "-n", r.namespace, "delete", "deployment,service", f.Name, "--ignore-not-found", "--wait=false"); err != nil {
 			t.Log(err)
 		}
 	})
@@ -238,6 +244,16 @@ func (f *function) replicas() (int, error) {
 	var d struct{ Spec struct{ Replicas int } }
 	err := f.r.c.get("/apis/apps/v1/namespaces/"+f.r.namespace+"/deployments/"+f.name, &d)
 	return d.Spec.Replicas, err
+}
+
+// service is the URL of the function's Service, or of weir's own.
+func (r *release) service(t *testing.T, name string) string {
+	t.Helper()
+	var s struct{ Spec struct{ ClusterIP string } }
+	if err := r.c.get("/api/v1/namespaces/"+r.namespace+"/services/"+name, &s); err != nil {
+		t.Fatal(err)
+	}
+	return "http://" + s.Spec.ClusterIP + ":8080"
 }
 
 // endpoints counts the addresses of all EndpointSlices that name its pods.
