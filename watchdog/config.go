@@ -36,6 +36,8 @@ type Config struct {
 
 	Port        int
 	MetricsPort int
+	// ListenAddress is the IP address of both; empty is every one.
+	ListenAddress string
 	// UpstreamURL is where the handler listens in http mode:
 	// http://host:port/base or unix:///path.sock.
 	UpstreamURL string

@@ -116,6 +116,7 @@ func TestEverySetting(t *testing.T) {
 		{"mode", "Mode", "serializing", "classic", ModeSerializing, ModeClassic, nil},
 		{"port", "Port", "9000", "0", 9000, 0, nil},
 		{"metrics_port", "MetricsPort", "9000", "65535", 9000, 65535, nil},
+		{"listen_address", "ListenAddress", "127.0.0.1", "::1", "127.0.0.1", "::1", nil},
 		{"upstream_url", "UpstreamURL", "http://127.0.0.1:5000/a/", "unix:///tmp/x.sock", "http://127.0.0.1:5000/a/", "unix:///tmp/x.sock", []string{"mode=http"}},
 		{"http_upstream_url", "UpstreamURL", "http://[::1]:3000", "http://app", "http://[::1]:3000", "http://app", []string{"mode=http"}},
 		{"static_path", "StaticPath", "/a", "b", "/a", "b", nil},

@@ -1,9 +1,9 @@
 package watchdog
 
 import (
-	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,8 +24,8 @@ type listener struct {
 	once     sync.Once
 }
 
-func listen(port int) (*listener, error) {
-	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+func listen(address string, port int) (*listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return nil, err
 	}

@@ -40,6 +40,7 @@ type values struct {
 	Mode                text     `split_words:"true"`
 	Port                number   `split_words:"true"`
 	MetricsPort         number   `split_words:"true"`
+	ListenAddress       text     `split_words:"true"`
 	HTTPUpstreamURL     text     `split_words:"true"`
 	StaticPath          text     `split_words:"true"`
 	ReadTimeout         duration `split_words:"true"`
@@ -98,13 +99,18 @@ var settings = []setting{
 	},
 	{
 		names: []string{"port"}, def: "8080",
-		meaning: "Port of the function, on all addresses; 0 takes a free one.",
+		meaning: "Port of the function; 0 takes a free one.",
 		field:   func(v *values) field { return &v.Port },
 	},
 	{
 		names: []string{"metrics_port"}, def: "8081",
 		meaning: "Port of `/metrics`; 0 takes a free one.",
 		field:   func(v *values) field { return &v.MetricsPort },
+	},
+	{
+		names: []string{"listen_address"}, derived: "every address",
+		meaning: "IP address that both ports are on, such as `127.0.0.1` where nobody but this machine is to reach them.",
+		field:   func(v *values) field { return &v.ListenAddress },
 	},
 	{
 		names: []string{"http_upstream_url", "upstream_url"}, modes: "http",
@@ -315,7 +321,7 @@ func defaultsFor(m Mode) *values {
 func (v *values) config() Config {
 	c := Config{
 		Mode: Mode(v.Mode.val), Command: v.FunctionProcess.val,
-		Port: v.Port.val, MetricsPort: v.MetricsPort.val,
+		Port: v.Port.val, MetricsPort: v.MetricsPort.val, ListenAddress: v.ListenAddress.val,
 		UpstreamURL: v.HTTPUpstreamURL.val, StaticPath: v.StaticPath.val,
 		ReadTimeout: v.ReadTimeout.val, WriteTimeout: v.WriteTimeout.val, ExecTimeout: v.ExecTimeout.val,
 		HealthcheckInterval: v.HealthcheckInterval.val, ShutdownTimeout: v.ShutdownTimeout.val, KillGrace: v.KillGrace.val,

@@ -163,6 +163,9 @@ func (c *Config) checkPorts(bad report) {
 			bad(p.name, strconv.Itoa(p.port), "a port from 1 to 65535, or 0 for a free one")
 		}
 	}
+	if _, err := netip.ParseAddr(c.ListenAddress); err != nil && c.ListenAddress != "" {
+		bad("listen_address", c.ListenAddress, "an IP address, or none for every one")
+	}
 	if c.Port == c.MetricsPort && c.Port != 0 {
 		bad("metrics_port", strconv.Itoa(c.MetricsPort), "another port than that of the function")
 	}

@@ -35,6 +35,7 @@ func TestFaults(t *testing.T) {
 		{"port", "65536", aPort},
 		{"WATCHDOG_METRICS_PORT", "99999999999999999999", aNumber},
 		{"metrics_port", "8080", "another port than that of the function"},
+		{"listen_address", "localhost", "an IP address"},
 		{"read_timeout", "-1", aDuration},
 		{"read_timeout", "-1s", aDuration},
 		{"write_timeout", "0", "a duration over 0"},

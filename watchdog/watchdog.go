@@ -181,10 +181,10 @@ func (w *Watchdog) listen() error {
 	if err := removeLock(w.cfg.LockPath); err != nil && !w.cfg.SuppressLock {
 		return err // a stale one would call a watchdog healthy that is not
 	}
-	if w.listener, err = listen(w.cfg.Port); err != nil {
+	if w.listener, err = listen(w.cfg.ListenAddress, w.cfg.Port); err != nil {
 		return fmt.Errorf("port %d: %w", w.cfg.Port, err)
 	}
-	if w.metricsListen, err = listen(w.cfg.MetricsPort); err != nil {
+	if w.metricsListen, err = listen(w.cfg.ListenAddress, w.cfg.MetricsPort); err != nil {
 		return fmt.Errorf("metrics_port %d: %w", w.cfg.MetricsPort, err)
 	}
 	w.server = &http.Server{

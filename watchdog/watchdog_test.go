@@ -301,7 +301,7 @@ func TestReadyPathIsAskedOnceForMany(t *testing.T) {
 }
 
 func TestDrainAnswersWhatWaitsInTheKernel(t *testing.T) {
-	l, err := listen(0)
+	l, err := listen("", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +328,7 @@ func TestDrainAnswersWhatWaitsInTheKernel(t *testing.T) {
 }
 
 func TestFinishWakesABlockedAccept(t *testing.T) {
-	l, err := listen(0)
+	l, err := listen("", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,13 @@ func run() error {
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	go func() {
+		for range reload {
+			w.reload()
+		}
+	}()
 	drain, begin := context.WithCancel(context.Background())
 	hurry, now := context.WithCancel(context.Background())
 	go func() {

@@ -41,7 +41,9 @@ func (w *weir) newLocal() (namespace string, err error) {
 		return "", err
 	}
 	w.provider, err = local.New(local.Config{
-		Stack: s.Stack.val, Namespace: namespace, Fwatchdog: fwatchdog, Keeper: []string{self, keepCommand},
+		Stack: s.Stack.val, Namespace: namespace, Fwatchdog: fwatchdog,
+		// This very program, also after another was built in its place.
+		Keeper:  []string{"/proc/self/exe", keepCommand},
 		Environ: os.Environ(), TempDir: os.TempDir(), Log: w.log, Output: os.Stderr,
 	})
 	return namespace, err
@@ -108,6 +110,21 @@ func (w *weir) newKube() (namespace string, err error) {
 		Lease: s.Release.val, Peers: "app.kubernetes.io/name=weir,app.kubernetes.io/instance=" + s.Release.val, Version: version,
 	})
 	return namespace, err
+}
+
+// reload has a provider that reads a file read it anew. What is wrong with it is
+// said, and changes nothing.
+func (w *weir) reload() {
+	p, can := w.provider.(interface{ Reload() error })
+	if !can {
+		w.log.Info("SIGHUP: there is no file to read anew")
+		return
+	}
+	if err := p.Reload(); err != nil {
+		w.log.Error("the stack was not read anew, the old one holds", "error", err)
+		return
+	}
+	w.log.Info("the stack was read anew")
 }
 
 // explain and kick reach the autoscaler, which is made after the gateway.

@@ -32,8 +32,10 @@ func environ(base []string, stack map[string]string, p ports, temp string) []str
 	}
 	delete(env, "WATCHDOG_PORT")
 	delete(env, "WATCHDOG_METRICS_PORT")
+	delete(env, "WATCHDOG_LISTEN_ADDRESS")
 	env["port"] = strconv.Itoa(p.function)
 	env["metrics_port"] = strconv.Itoa(p.metrics)
+	env["listen_address"] = loopbackAddress
 	env["PORT"] = strconv.Itoa(p.handler)
 	env["TMPDIR"] = temp
 	return list(env)
@@ -47,7 +49,7 @@ func checked(stack map[string]string) []string {
 		name, value, _ := strings.Cut(entry, "=")
 		env[name] = value
 	}
-	for _, name := range []string{"port", "metrics_port", "WATCHDOG_PORT", "WATCHDOG_METRICS_PORT"} {
+	for _, name := range []string{"port", "metrics_port", "WATCHDOG_PORT", "WATCHDOG_METRICS_PORT", "listen_address", "WATCHDOG_LISTEN_ADDRESS"} {
 		if value := stack[name]; value != "" {
 			env[name] = expandPort(value, sample.handler)
 		}

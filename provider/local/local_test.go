@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -40,7 +41,7 @@ func TestReplicaEnvironment(t *testing.T) {
 			}
 		}
 		for name := range env {
-			if !slices.Contains([]string{"PATH", "HOME", "LANG", "TMPDIR", "PORT", "port", "metrics_port", "port_of_handler", "healthcheck_interval", "cgi_headers", "fprocess", "_"}, name) {
+			if !slices.Contains([]string{"PATH", "HOME", "LANG", "TMPDIR", "PORT", "port", "metrics_port", "listen_address", "port_of_handler", "healthcheck_interval", "cgi_headers", "fprocess", "_"}, name) {
 				t.Errorf("%s=%s was handed on", name, env[name])
 			}
 		}
@@ -60,6 +61,22 @@ func TestReplicaEnvironment(t *testing.T) {
 	}
 	if got := strings.TrimSpace(s.get(s.up("pwd", 1)[0].Addr, "/")); got != want {
 		t.Errorf("works in %s, expected the folder of the stack file, %s", got, want)
+	}
+}
+
+// Nobody but this machine reaches a replica but through weir.
+func TestReplicaListensOnLoopbackOnly(t *testing.T) {
+	s := newSite(t, "functions:\n  f: {fprocess: cat, environment: {WATCHDOG_LISTEN_ADDRESS: 0.0.0.0, listen_address: 0.0.0.0}}\n").open()
+	s.scale("f", 1)
+	pod := s.up("f", 1)[0]
+	for _, addr := range []string{pod.Addr, pod.Metrics} {
+		_, port, _ := net.SplitHostPort(addr)
+		l, err := net.Listen("tcp4", "127.0.0.2:"+port) // taken by who listens on every address
+		if err != nil {
+			t.Errorf("%s: %v", addr, err)
+			continue
+		}
+		_ = l.Close()
 	}
 }
 

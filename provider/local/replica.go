@@ -198,4 +198,7 @@ func (r *replica) pod() function.Pod {
 	return pod
 }
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+// loopbackAddress is where replicas listen: weir is the way to them.
+const loopbackAddress = "127.0.0.1"
+
+func loopback(port int) string { return net.JoinHostPort(loopbackAddress, strconv.Itoa(port)) }

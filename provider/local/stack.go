@@ -243,7 +243,7 @@ func (r *stackReader) process(d *definition, fprocess string, lines map[string]i
 	if command != "" && mode == string(watchdog.ModeHTTP) && upstream != "" && expandPort(upstream, 1) == upstream && !strings.HasPrefix(upstream, "unix:") {
 		r.notes = append(r.notes, fmt.Sprintf("%s: upstream_url %s has a port of its own, on which a second replica cannot listen: let the handler listen on $PORT", d.ref.Name, shown(upstream)))
 	}
-	for _, name := range []string{"port", "metrics_port", "PORT", "TMPDIR"} {
+	for _, name := range []string{"port", "metrics_port", "listen_address", "PORT", "TMPDIR"} {
 		if pick(env, name) != "" {
 			r.notes = append(r.notes, d.ref.Name+": "+name+" is not used: each replica has its own")
 		}
