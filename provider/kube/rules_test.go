@@ -44,8 +44,14 @@ func TestRulesAreExactlyWhatIsUsed(t *testing.T) {
 			l.Event(ref, function.Event{Reason: "Test", Message: "The same twice."})
 		}
 	}
-	busy := map[string]int{l.function(t, p.ref("deployment")).Pods[0].Name: 3}
-	must(t, l.Spare(t.Context(), p.ref("deployment"), busy))
+	eventually(t, "a busy pod is spared", func() bool {
+		busy := map[string]int{}
+		for _, name := range podNames(l.fleet, p.ref("deployment")) {
+			busy[name] = 3
+		}
+		must(t, l.Spare(t.Context(), p.ref("deployment"), busy))
+		return len(p.audit(t, "system:serviceaccount:"+p.namespace+":weir", `"verb":"patch"`, `"pods"`)) > 0
+	})
 	eventually(t, "a counted Event", func() bool { return len(p.events(t, "Test")) == 2 && p.events(t, "Test")[0].Count == 2 })
 	l.end()
 
