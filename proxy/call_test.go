@@ -296,7 +296,7 @@ func TestClientStages(t *testing.T) {
 // A client that leaves while the upstream thinks, and while it answers.
 func TestClientLeaves(t *testing.T) {
 	checkLeaks(t)
-	begin := make(chan string, 1)
+	begin := make(chan string)
 	p := mustNew(t, rawUpstream(t, func(c net.Conn, br *bufio.Reader) {
 		readRequest(br)
 		io.WriteString(c, <-begin)
