@@ -2,10 +2,7 @@ package autoscaler
 
 import (
 	"context"
-	"hash/fnv"
-	"io"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -54,93 +51,6 @@ func (t *tracked) end() {
 type carried struct {
 	now    time.Time
 	demand fleet.Demand
-}
-
-// The sample of SCALING: enough for 5 % error at 95 % confidence, whatever the
-// number of pods.
-const (
-	sampleAll  = 3
-	sampleMost = 16
-	// sampleLife is how long the same pods are the sample: their counters are
-	// exact only from one reading to the next.
-	sampleLife = StableWindow
-)
-
-func sampleSize(pods int) int {
-	if pods <= sampleAll {
-		return pods
-	}
-	n := float64(pods)
-	return min(sampleMost, int(math.Ceil(n*15.37/(n+14.37))))
-}
-
-// sample picks the pods to read: those that are older than the stable window
-// first, each as likely as any other.
-func sample(pods []*fleet.Pod, now time.Time) []*fleet.Pod {
-	size := sampleSize(len(pods))
-	if size == len(pods) {
-		return pods
-	}
-	type ranked struct {
-		pod   *fleet.Pod
-		young bool
-		rank  uint64
-	}
-	epoch := []byte(now.Truncate(sampleLife).Format(time.RFC3339))
-	all := make([]ranked, len(pods))
-	for i, p := range pods {
-		h := fnv.New64a()
-		_, _ = io.WriteString(h, p.About().UID)
-		_, _ = h.Write(epoch)
-		all[i] = ranked{p, now.Sub(p.About().Created) < StableWindow, h.Sum64()}
-	}
-	slices.SortFunc(all, func(a, b ranked) int {
-		switch {
-		case a.young != b.young && a.young:
-			return 1
-		case a.young != b.young:
-			return -1
-		case a.rank < b.rank:
-			return -1
-		}
-		return 1
-	})
-	picked := make([]*fleet.Pod, size)
-	for i := range picked {
-		picked[i] = all[i].pod
-	}
-	return picked
-}
-
-// reading is one pod's counters, or why there are none.
-type reading struct {
-	pod *fleet.Pod
-	now Counters
-	err error
-}
-
-// readAtOnce bounds the pods of one function that are read at the same time.
-const readAtOnce = 16
-
-func (a *Autoscaler) read(ctx context.Context, pods []*fleet.Pod) []reading {
-	readings := make([]reading, len(pods))
-	if len(pods) == 1 {
-		readings[0].pod = pods[0]
-		readings[0].now, readings[0].err = a.cfg.Counter.Read(ctx, pods[0])
-		return readings
-	}
-	var all sync.WaitGroup
-	room := make(chan struct{}, readAtOnce)
-	for i, p := range pods {
-		room <- struct{}{}
-		all.Go(func() {
-			defer func() { <-room }()
-			readings[i].pod = p
-			readings[i].now, readings[i].err = a.cfg.Counter.Read(ctx, p)
-		})
-	}
-	all.Wait()
-	return readings
 }
 
 // look gathers what there is to know of a function, decides, and acts.
@@ -351,70 +261,6 @@ func (g *gathering) readings(ctx context.Context, pods []*fleet.Pod) []reading {
 		return have
 	}
 	return append(have, g.a.read(ctx, ask)...)
-}
-
-// pace is how fast things go in pods: running, queued and cpu are means over
-// the time since the last reading (cpu in milli-CPU), refused and started are
-// per second. finished requests held inFlight slot-seconds.
-type pace struct {
-	running, queued, refused, started, cpu float64
-	finished, inFlight                     float64
-}
-
-func (p *pace) add(q pace) {
-	p.running += q.running
-	p.queued += q.queued
-	p.refused += q.refused
-	p.started += q.started
-	p.cpu += q.cpu
-	p.finished += q.finished
-	p.inFlight += q.inFlight
-}
-
-// pace compares a reading with the one before. A pod that is read for the first
-// time, or whose counters went back, says what is present only.
-func (g *gathering) pace(r reading) pace {
-	uid, name := r.pod.About().UID, r.pod.About().Name
-	was, known := g.t.pods[uid]
-	now := r.now
-	span := now.At.Sub(was.At).Seconds()
-	if !known || span < leastSpan || now.InFlightSeconds < was.InFlightSeconds || now.Requests < was.Requests || now.Rejected < was.Rejected {
-		return pace{running: now.InFlight, queued: now.Queued}
-	}
-	rejected := now.Rejected - was.Rejected
-	finished := max(0, now.Requests-was.Requests-rejected)
-	if finished > 0 {
-		g.t.ended = latest(g.t.ended, now.At)
-	}
-	p := pace{
-		running:  (now.InFlightSeconds - was.InFlightSeconds) / span,
-		queued:   max(0, now.QueuedSeconds-was.QueuedSeconds) / span,
-		refused:  max(0, rejected-g.repeated(name, uid)) / span,
-		started:  max(0, finished+now.InFlight-was.InFlight) / span,
-		cpu:      max(0, now.CPUSeconds-was.CPUSeconds) / span * 1000,
-		finished: finished,
-	}
-	if finished > 0 {
-		p.inFlight = p.running * span
-	}
-	return p
-}
-
-// repeated is how many requests of the gateways the pod refused since the last
-// tick. They are held or sent elsewhere, and so counted where they wait.
-func (g *gathering) repeated(name, uid string) (n float64) {
-	for _, c := range g.gateways {
-		p, ok := c.demand.Pods[name]
-		if !ok || p.UID != uid {
-			continue
-		}
-		before := g.t.gateways[c.gateway].demand.Pods[name]
-		if before.UID != uid || before.Refused > p.Refused {
-			before.Refused = 0
-		}
-		n += float64(p.Refused - before.Refused)
-	}
-	return n
 }
 
 // keep makes this look the one that the next is compared with. Pods that were

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/weir-run/weir/autoscaler"
@@ -43,9 +42,8 @@ type weir struct {
 	autoscaler *autoscaler.Autoscaler
 	scraper    *autoscaler.Scraper
 
-	draining atomic.Bool
-	server   http.Server // of requests and the API
-	metrics  http.Server
+	server  http.Server // of requests and the API
+	metrics http.Server
 	// The listeners, nil before Listen.
 	listener, metricsListener net.Listener
 }
