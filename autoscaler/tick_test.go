@@ -42,7 +42,7 @@ func (steady) Read(context.Context, *fleet.Pod) (Counters, error) {
 func BenchmarkTick(b *testing.B) {
 	const functions, each = 10_000, 5
 	before := heap()
-	w := newAssembly(b, functions, each)
+	w := newAssembly(b, functions, each, &fleet.Prober{Log: slog.New(slog.DiscardHandler)})
 	b.Logf("%d functions with %d pods: %d MiB in use before the first call", functions, functions*each, (heap()-before)>>20)
 	w.callAll(b, each)
 	b.Logf("every pod was called: %d MiB", (heap()-before)>>20)
@@ -71,18 +71,22 @@ func BenchmarkTick(b *testing.B) {
 // assembly is weir as its main puts it together, but for its listeners, with
 // functions in memory.
 type assembly struct {
-	world   *memory.World
-	fleet   *fleet.Fleet
-	gateway *gateway.Gateway
-	scaler  *Autoscaler
-	refs    []function.Ref
+	world    *memory.World
+	provider *memory.Provider
+	fleet    *fleet.Fleet
+	gateway  *gateway.Gateway
+	scaler   *Autoscaler
+	refs     []function.Ref
 }
 
-func newAssembly(b *testing.B, functions, each int) *assembly {
+// newAssembly has all but the autoscaler run. probe is not run either: it
+// keeps what it must know of each pod.
+func newAssembly(b *testing.B, functions, each int, probe *fleet.Prober) *assembly {
 	b.Helper()
 	log := slog.New(slog.DiscardHandler)
-	w := &assembly{fleet: fleet.New(fleet.Config{Log: log, Probe: &fleet.Prober{Log: log}})}
-	w.world = memory.New(memory.Config{Serve: pods(b, each)})
+	says := fleet.Saying{State: fleet.Started, Nature: fleet.Watchdog, Room: true, MaxInflight: 5}
+	w := &assembly{fleet: fleet.New(fleet.Config{Log: log, Probe: probe})}
+	w.world = memory.New(memory.Config{Serve: pods(b, each), Says: func(function.Ref) fleet.Saying { return says }})
 	for i := range functions {
 		ref := function.Ref{Name: fmt.Sprintf("function-%d", i), Namespace: "ns"}
 		w.refs = append(w.refs, ref)
@@ -94,15 +98,15 @@ func newAssembly(b *testing.B, functions, each int) *assembly {
 			b.Fatal(err)
 		}
 	}
-	p := w.world.Provider("weir")
+	w.provider = w.world.Provider("weir")
 	var err error
-	if w.gateway, err = gateway.New(gateway.Config{Fleet: w.fleet, Provider: p, Log: log, Namespace: "ns"}); err != nil {
+	if w.gateway, err = gateway.New(gateway.Config{Fleet: w.fleet, Provider: w.provider, Log: log, Namespace: "ns"}); err != nil {
 		b.Fatal(err)
 	}
-	w.scaler = New(Config{Fleet: w.fleet, Provider: p, Counter: steady{}, Own: w.gateway.Report, Log: log})
+	w.scaler = w.newScaler()
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = p.Run(ctx, w.fleet) })
+	running.Go(func() { _ = w.provider.Run(ctx, w.fleet) })
 	running.Go(func() { _ = w.gateway.Run(ctx) })
 	b.Cleanup(func() {
 		stop()
@@ -112,10 +116,14 @@ func newAssembly(b *testing.B, functions, each int) *assembly {
 	<-w.fleet.Complete()
 	for e := range w.fleet.All() {
 		for _, pod := range e.Pods() {
-			pod.Learn(fleet.Saying{State: fleet.Started, Nature: fleet.Watchdog, Room: true, MaxInflight: 5})
+			pod.Learn(says)
 		}
 	}
 	return w
+}
+
+func (w *assembly) newScaler() *Autoscaler {
+	return New(Config{Fleet: w.fleet, Provider: w.provider, Counter: steady{}, Own: w.gateway.Report, Log: slog.New(slog.DiscardHandler)})
 }
 
 // pods serves what all functions' pods answer, those of each function on as
