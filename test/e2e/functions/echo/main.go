@@ -5,6 +5,7 @@
 //	POST /            gives the body back
 //	?ms=N             takes that long first
 //	?status=N         answers with that status
+//	POST /alloc?mb=N  takes that much memory, and keeps it
 //	GET /sse?n=N      N events, one each ms
 //	Upgrade: websocket, or any other: gives back every byte, until it is closed
 package main
@@ -48,6 +49,7 @@ func main() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", answer)
 	mux.HandleFunc("/sse", events)
+	mux.HandleFunc("POST /alloc", alloc)
 	server := &http.Server{Addr: listen, Handler: mux}
 	done := make(chan struct{})
 	go func() {
