@@ -39,3 +39,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- printf "%s-functions" (include "weir.name" .) -}}
 {{- end -}}
 {{- end -}}
+
+{{/* how many weirs */}}
+{{- define "weir.replicas" -}}
+{{- if .Values.store.embedded -}}
+{{- if gt (int .Values.replicas) 1 -}}
+{{- fail (printf "replicas=%d with store.embedded: two weirs cannot share a volume; set replicas to 1, or store.embedded to false" (int .Values.replicas)) -}}
+{{- end -}}
+1
+{{- else -}}
+{{- int .Values.replicas | default 2 -}}
+{{- end -}}
+{{- end -}}

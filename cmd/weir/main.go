@@ -53,6 +53,11 @@ func run() error {
 	for _, name := range unknown(os.Environ()) {
 		log.Warn("no such setting: it does nothing, see docs/CONFIG-WEIR.md", "variable", name)
 	}
+	release, err := claimData(s.DataDir.val)
+	if err != nil {
+		return err
+	}
+	defer release()
 	w, err := newWeir(s, log)
 	if err != nil {
 		return err

@@ -36,6 +36,8 @@ type settings struct {
 	HoldTimeout  duration `split_words:"true" default:"2m" desc:"How long a request waits for a pod before it is answered 503."`
 	MaxBody      bytes    `split_words:"true" default:"0" desc:"Longest request body of a synchronous call, 413 beyond; 0 is no bound."`
 
+	DataDir path `split_words:"true" desc:"A folder for what one weir keeps on disk: made if it is not there, and locked for this weir alone."`
+
 	DrainInterval   duration `split_words:"true" desc:"After SIGTERM: how long all is still served while /healthz says 503, before the listener closes. Default: 5s; local: 0."`
 	ShutdownTimeout duration `split_words:"true" default:"60s" desc:"How long requests under way, held ones too, may take after that."`
 
