@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -149,6 +150,45 @@ func BenchmarkReport(b *testing.B) {
 				report()
 			}
 			b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
+
+// BenchmarkWake is from the first call of a function that sleeps, among 10,000
+// of which others are called and change, to the asking of its provider.
+func BenchmarkWake(b *testing.B) {
+	for _, functions := range []int{1, 10_000} {
+		b.Run(fmt.Sprint(functions), func(b *testing.B) {
+			g, f, p := setup(b, nil)
+			ctx, stop := context.WithCancel(b.Context())
+			defer stop()
+			go func() { _ = g.Run(ctx) }()
+			for i := range functions {
+				put(f, describe(fmt.Sprintf("f%d", i), 1, 1), started(10, 0))
+			}
+			asked := make(chan time.Time, 1)
+			p.wake = func(_ context.Context, ref function.Ref, n int) error {
+				asked <- time.Now()
+				put(f, describe(ref.Name, 1, 1), started(10, 0))
+				return nil
+			}
+			var waited time.Duration
+			for i := range b.N {
+				name := fmt.Sprintf("f%d", i%functions)
+				l := g.lane(f.Get(function.Ref{Name: name, Namespace: "ns"}))
+				for settled := false; !settled; { // the wake before
+					l.mu.Lock()
+					settled = !l.waking.busy
+					l.mu.Unlock()
+				}
+				f.Put(describe(name, 0, 0))
+				begin := time.Now()
+				if err := (&caller{l: l}).call(ctx); err != nil {
+					b.Fatal(err)
+				}
+				waited += (<-asked).Sub(begin)
+			}
+			b.ReportMetric(float64(waited.Nanoseconds())/float64(b.N), "wake-ns/op")
 		})
 	}
 }

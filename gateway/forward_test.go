@@ -377,6 +377,49 @@ func TestAPodDrainsUnderLoad(t *testing.T) {
 	w.idle("f")
 }
 
+// A function that is put to sleep just as requests come is woken by them, and
+// none of them is lost.
+func TestPutToSleepUnderLoad(t *testing.T) {
+	w := newWorld(t, nil)
+	var mu sync.Mutex // of now and serial
+	var now *process
+	serial := 0
+	start := func() {
+		serial++
+		now = watchdogPod(t, fmt.Sprintf("p%d", serial), "max_inflight=4", "healthcheck_interval=50ms")
+		w.function("f", 1, now.pod)
+	}
+	w.wake = func(context.Context, function.Ref, int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if w.f.Get(function.Ref{Name: "f", Namespace: "ns"}).Function().Replicas == 0 {
+			start()
+		}
+		return nil
+	}
+	w.function("f", 0)
+	posts := w.storm(8, "POST", "/f/sleep?for=5ms")
+	for range 3 {
+		posts.after(30)
+		mu.Lock()
+		old := now
+		_ = old.Process.Signal(syscall.SIGTERM)
+		stopping := old.pod
+		stopping.Stopping = true
+		w.function("f", 0, stopping)
+		mu.Unlock()
+		<-old.left
+	}
+	posts.after(30)
+	if codes := posts.end(); len(codes) != 1 {
+		t.Errorf("answered %v; %q", codes, posts.odd)
+	}
+	if n := w.wakes.Load(); n != 4 {
+		t.Errorf("woken %d times, expected one for each sleep", n)
+	}
+	w.idle("f")
+}
+
 // Two gateways that do not know of each other fill the same pod twice over:
 // what it refuses is held and tried again, and no client sees a 429.
 func TestTwoGatewaysShareAPod(t *testing.T) {

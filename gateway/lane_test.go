@@ -113,6 +113,15 @@ func (c *caller) get(ctx context.Context) error {
 
 func (c *caller) done(how ending) { c.l.release(&c.claim, how) }
 
+// call is a whole one.
+func (c *caller) call(ctx context.Context) error {
+	err := c.get(ctx)
+	if err == nil {
+		c.done(took)
+	}
+	return err
+}
+
 // must takes a place that is free.
 func must(t *testing.T, l *lane) *caller {
 	t.Helper()
@@ -549,6 +558,36 @@ func TestHoldIsBounded(t *testing.T) {
 			first.done(took)
 			empty(t, l)
 		})
+	})
+}
+
+// The autoscaler is told when requests begin to wait for pods that are up, and
+// not of those that wait for the first.
+func TestWhoWaitsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []function.Ref
+		g, f, _ := setup(t, func(c *Config) { c.Kick = func(ref function.Ref) { told = append(told, ref) } })
+		e := put(f, describe("a", 1, 1), started(1, 0))
+		first := must(t, g.lane(e))
+		for range 10 {
+			go func() {
+				c := &caller{l: g.lane(e)}
+				if c.get(t.Context()) == nil {
+					c.done(took)
+				}
+			}()
+		}
+		synctest.Wait()
+		first.done(took)
+		ctx, leave := context.WithCancel(t.Context())
+		f.Put(describe("asleep", 1, 0))
+		go func() { _ = (&caller{l: g.lane(f.Get(describe("asleep", 1, 0).Ref))}).get(ctx) }()
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		if len(told) != 1 || told[0] != e.Function().Ref {
+			t.Errorf("told of %v", told)
+		}
 	})
 }
 
