@@ -16,8 +16,12 @@ type idleness struct {
 	// viewed: a complete view was had. Before, nothing is idle.
 	viewed bool
 	// begun: the timestamps below were seen before.
-	begun            bool
+	begun bool
+	// start is the latest that any pod said: a sample that leaves that pod
+	// out does not take it back, or the pod's return would be news.
 	start, end, wake time.Time
+	// complete is when all pods were last read, on the State's clock.
+	complete time.Duration
 }
 
 // longest is more than any function can have been idle, and far from what a
@@ -43,7 +47,12 @@ func (i idleness) observe(look sight) idleness {
 		look.news(i.start, d.LastStart, oldest),
 		look.news(i.end, d.LastEnd, oldest),
 		look.news(i.wake, d.LastWake, oldest))
-	i.start, i.end, i.wake = d.LastStart, d.LastEnd, d.LastWake
+	if d.Complete && d.Unknown == 0 {
+		i.start, i.complete = d.LastStart, look.at
+	} else {
+		i.start = latest(i.start, d.LastStart)
+	}
+	i.end, i.wake = d.LastEnd, d.LastWake
 	i.begun = true
 	if !i.viewed && d.Known && d.Complete && d.Peers && d.Unknown == 0 {
 		i.viewed, i.since = true, look.at
@@ -53,6 +62,12 @@ func (i idleness) observe(look sight) idleness {
 	}
 	return i
 }
+
+// unsure: a sample finds nothing going on, and since the last sign of life not
+// all pods were read. What the others did until then would be taken for news
+// when they are read before the function is put to sleep, a whole idle time
+// later.
+func (i idleness) unsure(d *Demand) bool { return !d.alive() && i.complete < i.since }
 
 // news is when that happened which moved a timestamp, on the State's clock;
 // long ago if it did not move.

@@ -351,3 +351,43 @@ func TestSchedule(t *testing.T) {
 	b.run(time.Minute)
 	b.want(0, ReasonAsleep)
 }
+
+// TestSleepOfManyPods: pods that no sample holds are read before a function is
+// put to sleep, and what they did long ago is no news then. Their function
+// would never sleep while there are more pods than a sample takes.
+func TestSleepOfManyPods(t *testing.T) {
+	b := newBench(t, sleepy(), 10)
+	b.spec.Min = 10
+	first, last := noon.Add(5*time.Second), noon.Add(10*time.Second)
+	reads, untold := 0, 1.0
+	step := func() {
+		before := b.state
+		b.d.Complete, b.d.LastStart, b.d.Rate = false, first, 0
+		if b.now.Before(last) {
+			b.d.Running = 1
+		} else {
+			b.d.Running = 0
+		}
+		if !b.look(time.Second).ReadAll {
+			return
+		}
+		// The others had a call after those of the sample, and no reading since.
+		reads++
+		b.now, b.state = b.now.Add(-time.Second), before
+		b.d.Complete, b.d.LastStart, b.d.Rate = true, last, untold
+		if !b.now.Before(last) {
+			untold = 0
+		}
+		b.look(time.Second)
+	}
+	for b.now.Sub(last) < time.Hour && (b.now == noon || b.last.Replicas > 0) {
+		step()
+	}
+	b.want(0, ReasonIdle)
+	if took := b.now.Sub(last); took > 10*time.Minute+2*time.Second {
+		t.Errorf("asleep %s after the last call", took)
+	}
+	if reads > 4 {
+		t.Errorf("all pods were read %d times", reads)
+	}
+}

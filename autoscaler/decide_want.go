@@ -212,7 +212,7 @@ func (s *State) settle(spec *function.Spec, d *Demand, out *Decision) {
 	out.Replicas = out.Wanted
 	decrease := out.Wanted < d.Replicas
 	out.ReadAll = !d.Complete && d.Unknown == 0 &&
-		(decrease || spec.Zero && !s.idle.viewed && d.Replicas > 0 && !d.Fixed)
+		(decrease || spec.Zero && d.Replicas > 0 && !d.Fixed && (!s.idle.viewed || s.idle.unsure(d)))
 	if !decrease {
 		return
 	}
