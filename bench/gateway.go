@@ -56,10 +56,16 @@ func (s settings) startWeir(ctx context.Context, stack string) (*server, error) 
 		"WEIR_PROVIDER=local", "WEIR_STACK=" + path, "WEIR_FWATCHDOG=" + s.fwatchdog,
 		"WEIR_LISTEN=" + addr, "WEIR_METRICS_LISTEN=" + metrics,
 	}, s.weir)
-	if err == nil {
-		srv.metrics = metrics
+	if err != nil {
+		return nil, err
 	}
-	return srv, err
+	srv.metrics = metrics
+	// It answers a moment before it knows its functions.
+	if err := answers200(ctx, addr, "/healthz"); err != nil {
+		srv.stop()
+		return nil, fmt.Errorf("%s: /healthz: %w\n%s", gateway, err, srv.out.String())
+	}
+	return srv, nil
 }
 
 // fronts are the handler, and three gateways in front of it and of a fwatchdog
