@@ -14,7 +14,7 @@ import (
 )
 
 // serveBody reads one raw request with ReadBody and returns what came of it.
-func serveBody(t *testing.T, max int64, send func(net.Conn)) ([]byte, error) {
+func serveBody(t *testing.T, max int64, patience time.Duration, send func(net.Conn)) ([]byte, error) {
 	t.Helper()
 	type result struct {
 		body []byte
@@ -25,7 +25,7 @@ func serveBody(t *testing.T, max int64, send func(net.Conn)) ([]byte, error) {
 		body, err := ReadBody(r, max)
 		results <- result{body, err}
 	}))
-	server.Config.ReadTimeout = 500 * time.Millisecond
+	server.Config.ReadTimeout = patience
 	server.Start()
 	defer server.Close()
 	c, err := net.Dial("tcp", server.Listener.Addr().String())
@@ -67,7 +67,11 @@ func TestReadBody(t *testing.T) {
 		"chunked, too slow":  {0, "Transfer-Encoding: chunked\r\n", "5\r\nhel", false, "", http.StatusRequestTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body, err := serveBody(t, c.max, func(conn net.Conn) {
+			patience := time.Minute
+			if c.status == http.StatusRequestTimeout {
+				patience = 500 * time.Millisecond
+			}
+			body, err := serveBody(t, c.max, patience, func(conn net.Conn) {
 				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\n%s\r\n%s", c.head, c.body)
 				if c.close {
 					_ = conn.(*net.TCPConn).CloseWrite()

@@ -74,7 +74,7 @@ type Call struct {
 	ctx context.Context
 
 	leave  context.CancelFunc // of ctx where it is not the request's
-	client *presence
+	client *invoke.Presence
 
 	looked  bool // ReadAhead was called
 	fault   error
@@ -145,7 +145,7 @@ func (c *Call) Own() {
 
 // Close gives back what is kept. It does not end a connection.
 func (c *Call) Close() {
-	c.client.stop()
+	c.client.Stop()
 	if c.leave != nil {
 		c.leave()
 	}

@@ -5,11 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/weir-run/weir/invoke"
 	"github.com/weir-run/weir/limiter"
@@ -33,8 +29,8 @@ type place struct {
 	body    *ahead   // nil when nothing is read ahead
 	// asks: the client waits for 100 Continue before it sends its body.
 	asks   bool
-	client *presence // nil when it is not watched
-	since  time.Time // zero when the request never stood in line
+	client *invoke.Presence // nil when it is not watched
+	since  time.Time        // zero when the request never stood in line
 }
 
 // wait takes a slot for r, standing in line for it where every slot is taken.
@@ -61,7 +57,7 @@ func (w *Watchdog) wait(r *http.Request, arrived time.Time) (*place, error) {
 		defer end()
 	}
 	err := w.limiter.Wait(ctx, func() { p.stand(cancel, &w.readAhead) })
-	if err == nil && (ctx.Err() != nil || p.client.gone()) {
+	if err == nil && (ctx.Err() != nil || p.client.Gone()) {
 		// Slot and reason came together, or the reason has not been seen yet.
 		w.limiter.Release()
 		err = context.Canceled
@@ -115,7 +111,7 @@ func (p *place) stand(leave context.CancelCauseFunc, shared *sharedRoom) {
 	if p.conn == nil {
 		return
 	}
-	p.client = watchClient(p.conn, func() { leave(context.Canceled) })
+	p.client = invoke.WatchClient(p.conn, lookEvery, func() { leave(context.Canceled) })
 	if !unread(p.request) {
 		return // net/http listens for the client's leaving, without a deadline
 	}
@@ -129,7 +125,7 @@ func (p *place) stand(leave context.CancelCauseFunc, shared *sharedRoom) {
 // resume sets the deadlines anew: write, and read where a body remains to be
 // read.
 func (p *place) resume(read, write time.Time) {
-	p.client.stop()
+	p.client.Stop()
 	if p.body != nil {
 		p.body.resume(read)
 	}
@@ -144,7 +140,7 @@ func (p *place) resume(read, write time.Time) {
 
 // leave ends what the place began; the request is answered, or given up.
 func (p *place) leave(rw http.ResponseWriter) {
-	p.client.stop()
+	p.client.Stop()
 	if p.body != nil && !p.body.finish() {
 		invoke.CloseAfterReply(rw)
 	}
@@ -168,69 +164,3 @@ func expectsContinue(r *http.Request) bool {
 // place of one that left is free for somebody else, and a thousand of them cost
 // a hundredth of a processor.
 const lookEvery = 100 * time.Millisecond
-
-// presence notices that a client hangs up, also where net/http, which reads
-// only what no request is before, does not: behind a body that is not read, and
-// behind a request that was sent ahead. A nil presence does nothing.
-type presence struct {
-	raw  syscall.RawConn
-	left func()
-
-	mu    sync.Mutex
-	timer *time.Timer
-	over  bool
-}
-
-// watchClient calls left once the client is gone, until stop is called.
-func watchClient(conn net.Conn, left func()) *presence {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	p := &presence{raw: raw, left: left}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.timer = time.AfterFunc(lookEvery, p.look)
-	return p
-}
-
-func (p *presence) look() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case p.over:
-	case p.gone():
-		p.left()
-	default:
-		p.timer.Reset(lookEvery)
-	}
-}
-
-// stop may be called more than once.
-func (p *presence) stop() {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.over = true
-	p.timer.Stop()
-}
-
-// gone looks at once.
-func (p *presence) gone() bool {
-	if p == nil {
-		return false
-	}
-	gone := false
-	err := p.raw.Control(func(fd uintptr) {
-		poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(poll[:], 0)
-		gone = err == nil && n > 0
-	})
-	return gone || err != nil // closed under us
-}
