@@ -205,6 +205,10 @@ func (c *call) next(t *proxy.TryError) (again bool) {
 			c.fail(&refusal{http.StatusServiceUnavailable, "resources", "weir has no descriptors or ports left", retryStarted})
 			return false
 		}
+		if t.Final {
+			c.refuse(&refusal{http.StatusBadGateway, "cut", fmt.Sprintf("function %s: the pod cannot be reached, and what was read of the request's body is not kept: send it again", c.lane.ref), 0})
+			return false
+		}
 		if err := c.another("unreachable"); err != nil {
 			c.fail(err)
 			return false
@@ -244,8 +248,7 @@ func (c *call) another(cause string) error {
 // last word.
 func (c *call) passOn(t *proxy.TryError) {
 	if c.r.Context().Err() != nil || c.try.Context().Err() != nil {
-		c.status = statusClientLeft
-		return
+		c.left()
 	}
 	c.try.Pass(t.Answer)
 }
@@ -290,14 +293,24 @@ func (c *call) fail(err error) {
 	switch {
 	case errors.As(err, &own):
 		c.refuse(own)
+	case errors.Is(err, invoke.ErrBodyTooLarge):
+		c.refuse(&refusal{http.StatusRequestEntityTooLarge, "body", fmt.Sprintf("the request body is larger than the %d bytes that weir takes (WEIR_MAX_BODY)", c.g.cfg.MaxBody), 0})
 	case errors.As(err, &body):
 		c.refuse(&refusal{body.Status, "body", http.StatusText(body.Status) + ": " + body.Error(), 0})
 	case errors.Is(err, context.Canceled), c.try.Context().Err() != nil:
-		c.status = statusClientLeft
+		c.left()
 	default:
 		c.g.cfg.Log.Error("call not answered", "function", c.lane.ref.String(), "call_id", c.id, "error", err)
 		c.refuse(&refusal{http.StatusBadGateway, "other", "function " + c.lane.ref.String() + " could not be called; weir's log says more", 0})
 	}
+}
+
+// left ends a call whose client left, by a panic that ends the connection. One
+// that has closed only its own side, which cannot be told from one that left,
+// would otherwise get the empty 200 of a handler that returns.
+func (c *call) left() {
+	c.status = statusClientLeft
+	panic(http.ErrAbortHandler)
 }
 
 // refuse writes an answer of the gateway's own.

@@ -106,6 +106,9 @@ const (
 	// dialTimeout is how long a pod may take to accept a connection: one that
 	// is gone with its machine does not refuse it.
 	dialTimeout = 2 * time.Second
+	// silence is when a pod counts as gone that has a request and whose
+	// machine does not even acknowledge.
+	silence = 30 * time.Second
 )
 
 // connect makes what requests to the pod go through, at the first one. Of an
@@ -118,7 +121,7 @@ func (p *place) connect() {
 	if err != nil {
 		return
 	}
-	to.IdleLife, to.DialTimeout = idleLife, dialTimeout
+	to.IdleLife, to.DialTimeout, to.Silence = idleLife, dialTimeout, silence
 	p.to = to
 }
 

@@ -13,7 +13,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weir-run/weir/invoke"
 )
@@ -51,6 +54,11 @@ type Proxy struct {
 	MaxIdle int
 	// DialTimeout bounds a dial; 0 is 30 seconds, or the request's deadline.
 	DialTimeout time.Duration
+	// Silence is how long the upstream's kernel may acknowledge nothing, data
+	// or keep-alive, before a connection counts as broken: a machine that
+	// vanished says no word. 0 leaves it to this one's kernel, a quarter of an
+	// hour.
+	Silence time.Duration
 
 	network, address string
 	// host is the Host of requests that came without one.
@@ -143,6 +151,15 @@ func (p *Proxy) Close() {
 // dial opens a connection. deadline may be zero.
 func (p *Proxy) dial(ctx context.Context, deadline time.Time) (*conn, error) {
 	d := net.Dialer{Deadline: deadline, Timeout: p.DialTimeout}
+	if p.Silence > 0 && p.network == "tcp" {
+		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: p.Silence / 3, Interval: p.Silence / 3, Count: 3}
+		d.Control = func(_, _ string, raw syscall.RawConn) error {
+			// With it the keep-alive's own count does not matter (tcp(7)).
+			return raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(p.Silence.Milliseconds()))
+			})
+		}
+	}
 	if deadline.IsZero() && d.Timeout == 0 {
 		d.Timeout = dialTimeout
 	}
