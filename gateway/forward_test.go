@@ -275,6 +275,48 @@ func TestAClientLeavesWhileHeld(t *testing.T) {
 	}
 }
 
+// A client that closes its side cannot be told from one that left. It is not
+// told 200 of a function that never answered.
+func TestAHalfClosedClientGetsNoEmptyAnswer(t *testing.T) {
+	w := newWorld(t, nil)
+	w.started(w.function("f", 1, plainPod(t, "p", handler())), 1)
+	for _, request := range []string{
+		"GET /f/sleep?for=3s HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /f/request HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nshort",
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		if back, _ := io.ReadAll(c); strings.HasPrefix(string(back), "HTTP/1.1 2") {
+			t.Errorf("%q was answered %q", request, back)
+		}
+	}
+	w.idle("f")
+}
+
+// What is too long is told of with its bound, by the name of the setting.
+func TestABodyOverItsBound(t *testing.T) {
+	w := newWorld(t, func(cfg *Config) { cfg.MaxBody = 1000 })
+	w.started(w.function("f", 1, plainPod(t, "p", handler())), 1)
+	for name, body := range map[string]io.Reader{
+		"with a length": strings.NewReader(strings.Repeat("x", 1001)),
+		"in chunks":     io.MultiReader(strings.NewReader(strings.Repeat("x", 1001))),
+	} {
+		a := w.must("POST", "/f/request", body)
+		if a.code != http.StatusRequestEntityTooLarge || !strings.Contains(a.body, "1000 bytes") || !strings.Contains(a.body, "WEIR_MAX_BODY") {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	w.idle("f")
+}
+
 // storm calls a function from many clients until stop, and counts the answers.
 type storm struct {
 	w     *world
