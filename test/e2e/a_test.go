@@ -70,3 +70,51 @@ func TestBurstFromZero(t *testing.T) {
 	measured.add("zero → 300 at once over two weirs, 5 B and 1 MB among them", fmt.Sprintf("all 200; median %s, last %s; %d write from 0",
 		ms(quantile(res.Took, .5)), ms(quantile(res.Took, 1)), fromZero), "all 200, 1 write")
 }
+
+// The load of OpenFaaS's gateway PR 1734: 300 clients without a pause, from
+// zero. Its gateway asked the provider once for each request; weir asks it
+// nothing.
+func TestLoadFromZeroReadsNothing(t *testing.T) {
+	c := needNode(t)
+	r := sharedRelease(t)
+	f := r.deploy(t, zero("env", map[string]string{"weir/max": "4"}))
+	f.asleep(t)
+	weirs := r.weirs(t, 2)
+	mark := c.mark(t)
+	running := fire(t, load{URLs: urls(weirs), Clients: 300, Next: func(int64) shot { return shot{Path: f.path()} }})
+	lasts := long(10*time.Second, time.Minute)
+	time.Sleep(lasts)
+	res := running.stop()
+	res.clean(t, "300 clients")
+	reads, events := map[string]int{}, 0
+	for _, call := range c.audit(t, mark) {
+		if call.byWeir() && call.reads() {
+			reads[call.Verb+" "+call.ObjectRef.Resource]++
+			events++
+		}
+	}
+	if events*10 > res.Done {
+		t.Errorf("%d reads of the API server for %d requests: more than a tenth: %v", events, res.Done, reads)
+	}
+	fromZero, refused := 0, 0
+	for _, w := range f.writes(t, mark, 0) {
+		t.Log(w)
+		switch {
+		case w.Old == 0 && w.Done:
+			fromZero++
+		case !w.Done:
+			refused++
+		}
+		if w.Done && w.New < w.Old {
+			t.Errorf("shrunk under load: %v", w)
+		}
+	}
+	if fromZero != 1 {
+		t.Errorf("%d writes from zero, want 1", fromZero)
+	}
+	measured.add(fmt.Sprintf("300 clients for %v from zero, over two weirs", lasts),
+		fmt.Sprintf("%d requests, %d errors, %.0f/s on %d pods; median %s, 99 %% %s; reads of the API server: %d; writes from 0: %d; writes settled after another's: %d",
+			res.Done, len(res.Failures), float64(res.Done)/res.End.Sub(res.Begin).Seconds(), len(res.Pods),
+			ms(quantile(res.Took, .5)), ms(quantile(res.Took, .99)), events, fromZero, refused),
+		"no error, reads ≤ a tenth of the requests")
+}
