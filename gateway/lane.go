@@ -275,7 +275,8 @@ func (l *lane) serve(e *fleet.Entry) (next time.Duration, other <-chan struct{},
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dispatch(e, now)
-	if l.places.awake {
+	// A pod from before the sleep, that has not stopped yet, is no wake.
+	if l.places.awake && e.Function().Replicas > 0 {
 		l.sawStarted(now)
 	}
 	if l.line.n == 0 {

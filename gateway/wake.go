@@ -157,7 +157,8 @@ func (l *lane) settle(e *fleet.Entry, paused bool) (over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	unwanted := l.held.n == 0 && time.Now().After(l.waking.wanted)
-	over = e.Function().Replicas > 0 || e.Gone() || l.g.ctx.Err() != nil || paused && unwanted
+	// Of a wake that was seen to be over the replicas may be gone again.
+	over = l.waking.started || e.Function().Replicas > 0 || e.Gone() || l.g.ctx.Err() != nil || paused && unwanted
 	if over {
 		l.waking.busy = false
 		if l.line.n > 0 {

@@ -317,6 +317,37 @@ func TestAWakeThatIsNotSeen(t *testing.T) {
 	})
 }
 
+// A function that was put to sleep before the one who asked for its replicas
+// has looked is woken by the next call, which waits for nothing else: its
+// replicas were not late, but gone again.
+func TestPutToSleepBeforeItsWakeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, f, p := setup(t, nil)
+		c := newCluster(g, f, p, 0)
+		p.wake = func(ctx context.Context, ref function.Ref, n int) error {
+			err := c.wakeUp(ctx, ref, n)
+			time.Sleep(wakeShown / 10) // the answer is on its way
+			return err
+		}
+		f.Put(describe("a", 0, 0))
+		e := f.Get(describe("a", 0, 0).Ref)
+		for sleep := range 3 {
+			begin := time.Now()
+			if errs := calls(t.Context(), g, e, 10, 0); errs != nil {
+				t.Fatal(errs[0])
+			}
+			if took := time.Since(begin); took >= wakeShown {
+				t.Errorf("call %d took %v", sleep, took)
+			}
+			c.sleep(e.Function().Ref)
+		}
+		time.Sleep(time.Minute)
+		if got := p.wakes.Load(); got != 3 {
+			t.Errorf("asked %d times", got)
+		}
+	})
+}
+
 func TestDependenciesAreWokenAndWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, f, p := setup(t, nil)
