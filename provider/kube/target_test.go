@@ -53,11 +53,11 @@ func TestLeaseOfAHaltedProcess(t *testing.T) {
 		}
 		l.term.Store(&ctx)
 		l.renewed.Store(&now)
-		time.Sleep(leaseDuration - 1)
+		time.Sleep(leaseDuration - time.Millisecond)
 		if !l.held() {
 			t.Error("lost before its time")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		if l.held() {
 			t.Error("held after its time")
 		}
