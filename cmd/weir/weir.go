@@ -107,19 +107,21 @@ func (w *weir) Run(drain, hurry context.Context) error {
 	defer w.scraper.Close()
 	infra, stop := context.WithCancel(context.Background())
 	defer stop()
+	deciding, decided := context.WithCancel(infra)
+	defer decided()
 	failed := make(chan error, 8)
-	var all sync.WaitGroup
-	start := func(what string, run func(context.Context) error) {
-		all.Go(func() {
-			if err := run(infra); err != nil && infra.Err() == nil {
+	var all, decisions sync.WaitGroup
+	start := func(group *sync.WaitGroup, ctx context.Context, what string, run func(context.Context) error) {
+		group.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
 				failed <- fmt.Errorf("%s: %w", what, err)
 			}
 		})
 	}
-	start("fleet", w.fleet.Run)
-	start("provider", func(ctx context.Context) error { return w.provider.Run(ctx, w.fleet) })
-	start("gateway", w.gateway.Run)
-	start("autoscaler", w.autoscaler.Run)
+	start(&all, infra, "fleet", w.fleet.Run)
+	start(&all, infra, "provider", func(ctx context.Context) error { return w.provider.Run(ctx, w.fleet) })
+	start(&all, infra, "gateway", w.gateway.Run)
+	start(&decisions, deciding, "autoscaler", w.autoscaler.Run)
 	for _, s := range []struct {
 		server   *http.Server
 		listener net.Listener
@@ -141,6 +143,9 @@ func (w *weir) Run(drain, hurry context.Context) error {
 	}
 	_ = w.server.Close()
 	_ = w.gateway.Close()
+	// The provider gives the lead back when it ends: no decision after that.
+	decided()
+	decisions.Wait()
 	stop()
 	_ = w.metrics.Close()
 	all.Wait()
