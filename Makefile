@@ -25,12 +25,14 @@ build: ## Build weir, fwatchdog and fwatchdog-classic into bin/
 	$(BUILD) -tags $(TAGS) -o bin/fwatchdog .
 	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS) -X main.defaultMode=classic' -o bin/fwatchdog-classic .
 
-test: ## Run every test that needs neither root nor a cluster, under the race detector
-	$(GO) test -race -timeout 20m $(PACKAGES)
+test: ## Run every test that needs no cluster, under the race detector; with an API server if e2e-deps built one
+	WEIR_KUBE_BIN=$(if $(wildcard bin/kube/kube-apiserver),$(CURDIR)/bin/kube) $(GO) test -race -timeout 30m $(PACKAGES)
+	cd test/cluster && $(GO) test -race .
 
 lint: ## gofmt, go vet and staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet $(PACKAGES)
+	cd test/cluster && $(GO) vet .
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0 $(PACKAGES)
 
 e2e-deps: ## Install and build what a Kubernetes node needs (as root; 10 minutes the first time)
@@ -69,7 +71,7 @@ run: build ## Start weir with three sample functions, all at zero, and print the
 	  '  curl -s localhost:8080/system/function/slow' \
 	  '  curl -s localhost:8082/metrics | grep weir_' \
 	  'Ctrl-C drains and stops it.' ''
-	@exec env WEIR_PROVIDER=local WEIR_STACK=testdata/stack.yaml bin/weir </dev/null
+	@exec env WEIR_PROVIDER=local WEIR_STACK=testdata/stack.yaml WEIR_LISTEN=127.0.0.1:8080 WEIR_METRICS_LISTEN=127.0.0.1:8082 bin/weir </dev/null
 
 sim: ## Play shapes of load through the autoscaler and draw docs/SCALING.md anew
 	$(GO) run ./bench/sim docs/scaling docs/SCALING.md
