@@ -191,9 +191,16 @@ func (c *call) answer(status int, h http.Header) {
 	c.mark(h)
 }
 
+var closeValue = []string{"close"}
+
 func (c *call) mark(h http.Header) {
 	h[contract.HeaderCallID] = []string{c.id}
 	h[headerStartTime] = []string{c.startTime}
+	// A client that came to know by this is not cut off while it sends the
+	// next request on a connection that it kept.
+	if c.g.Draining() && c.status != http.StatusSwitchingProtocols {
+		h["Connection"] = closeValue
+	}
 }
 
 // next decides what becomes of a call that a pod did not answer, and gets it
