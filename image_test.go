@@ -92,13 +92,17 @@ func (b *buildah) fromScratch(t testing.TB, tag, context, more string) {
 
 // makeImage is `make image` for one architecture with the Go toolchain, the
 // modules and the build cache of this machine, and no network.
-func (b *buildah) makeImage(t testing.TB, tag, arch string) {
+func (b *buildah) makeImage(t testing.TB, tag, arch string) { b.make(t, "image", "IMAGE="+tag, arch) }
+
+// make is one of the image targets; name is the variable that names the image,
+// and its value.
+func (b *buildah) make(t testing.TB, target, name, arch string) {
 	t.Helper()
 	var goEnv struct{ GOROOT, GOMODCACHE, GOCACHE string }
 	if err := json.Unmarshal([]byte(b.run(t, "go", "env", "-json", "GOROOT", "GOMODCACHE", "GOCACHE")), &goEnv); err != nil {
 		t.Fatal(err)
 	}
-	b.run(t, "make", "image", "ENGINE=buildah", "IMAGE="+tag, "PLATFORM=linux/"+arch, "GO_IMAGE=localhost/go",
+	b.run(t, "make", target, "ENGINE=buildah", name, "PLATFORM=linux/"+arch, "GO_IMAGE=localhost/go",
 		"VERSION="+testVersion, "COMMIT="+testCommit,
 		"IMAGE_FLAGS=--pull-never --build-arg GOPROXY=off"+
 			" -v "+goEnv.GOROOT+":/usr/local/go:ro -v "+goEnv.GOMODCACHE+":/modules -v "+goEnv.GOCACHE+":/cache")
@@ -151,6 +155,37 @@ func TestImage(t *testing.T) {
 		}
 	}
 	runsFunction(t, b, "localhost/fwatchdog:"+runtime.GOARCH)
+}
+
+// TestImageOfWeir builds weir's image with `make image-weir` and runs it as what
+// it is made for: no privileges, nothing else in it.
+func TestImageOfWeir(t *testing.T) {
+	t.Parallel()
+	b := newBuildah(t)
+	b.base(t, "localhost/go", "sh", "mkdir")
+	const tag = "localhost/weir:test"
+	b.make(t, "image-weir", "IMAGE_WEIR="+tag, runtime.GOARCH)
+	s := b.settings(t, tag)
+	if s.Config.User != "65532:65532" || len(s.Config.Entrypoint) != 1 || s.Config.Entrypoint[0] != "/weir" {
+		t.Errorf("%+v", s)
+	}
+	_, root := b.container(t, tag)
+	run := func(env ...string) (string, int) {
+		cmd := inside(root, "/weir")
+		if len(env) == 0 {
+			cmd.Args = append(cmd.Args, "-version")
+		}
+		cmd.Env = env
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65532, Gid: 65532}
+		out, _ := cmd.CombinedOutput()
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	if out, code := run(); code != 0 || !strings.Contains(out, testVersion) || !strings.Contains(out, testCommit) {
+		t.Errorf("-version: exit code %d, %q", code, out)
+	}
+	if out, code := run("WEIR_PROVIDER=nomad", "WEIR_LISTEN=8080"); code != 1 || strings.Count(out, "expected") != 2 {
+		t.Errorf("bad settings: exit code %d, %q", code, out)
+	}
 }
 
 func describesItself(t *testing.T, s imageSettings, arch string) {
