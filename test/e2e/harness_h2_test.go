@@ -137,16 +137,20 @@ func (f *function) logged(t *testing.T) (all []explained, nameless int) {
 func (f *function) told(t *testing.T) (all []explained, nameless int) {
 	t.Helper()
 	for _, e := range f.events(t) {
+		same := e.Count
 		if text, combined := strings.CutPrefix(e.Message, "(combined from similar events): "); combined {
-			e.Message = text
+			e.Message, same = text, 1
 			nameless += e.Count - 1
 		}
+		var one explained
 		if m := scaledEvent.FindStringSubmatch(e.Message); m != nil {
-			all = append(all, explained{integer(t, m[1]), integer(t, m[2]), m[3], m[4]})
+			one = explained{integer(t, m[1]), integer(t, m[2]), m[3], m[4]}
+		} else if m := wokenEvent.FindStringSubmatch(e.Message); e.Reason == "Woken" && m != nil {
+			one = explained{0, integer(t, m[1]), fromGateway, ""}
+		} else {
+			continue
 		}
-		if m := wokenEvent.FindStringSubmatch(e.Message); e.Reason == "Woken" && m != nil {
-			all = append(all, explained{0, integer(t, m[1]), fromGateway, ""})
-		}
+		all = append(all, slices.Repeat([]explained{one}, same)...)
 	}
 	return all, nameless
 }
@@ -200,8 +204,13 @@ func (f *function) reconcile(t *testing.T, source string, made []explained, tell
 			t.Errorf("%s: nobody tells of the change %d → %d in %s", f.name, m.From, m.To, source)
 		}
 	}
+	woken := slices.ContainsFunc(made, func(e explained) bool { return e.From == 0 })
 	for _, e := range left {
-		t.Errorf("%s: %s tell of a change that was not made: %v", f.name, source, e)
+		// Of two weirs that have a first caller at once both say so, and one
+		// makes the write.
+		if e.Reason != fromGateway || !woken {
+			t.Errorf("%s: %s tell of a change that was not made: %v", f.name, source, e)
+		}
 	}
 	if nameless > 0 {
 		t.Errorf("%s: %s count %d changes more than were made", f.name, source, nameless)
