@@ -91,7 +91,7 @@ func (b *burst) count(status int, body string, err error) {
 	b.Statuses[status]++
 	switch {
 	case status != http.StatusOK:
-		b.Fault = body
+		b.Fault = fmt.Sprintf("status %d: %s", status, body)
 	case body != heldBody:
 		b.Wrong++
 	}
