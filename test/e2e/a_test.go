@@ -118,3 +118,22 @@ func TestLoadFromZeroReadsNothing(t *testing.T) {
 			ms(quantile(res.Took, .5)), ms(quantile(res.Took, .99)), events, fromZero, refused),
 		"no error, reads ≤ a tenth of the requests")
 }
+
+// From zero and back, with nothing but what any cluster offers.
+func TestFromZeroAndBack(t *testing.T) {
+	need(t)
+	r := sharedRelease(t)
+	f := r.deploy(t, zero("back", map[string]string{"weir/zero-after": "3s"}))
+	for range 2 {
+		f.asleep(t)
+		begin := time.Now()
+		res := fire(t, load{URLs: urls(r.weirs(t, 2)), Clients: 20, N: 20, Next: mixed(f.path())}).wait()
+		res.clean(t, "from zero")
+		for pod, started := range res.Started {
+			if started.Before(begin) {
+				t.Errorf("pod %s answered, which runs since %v, before anybody asked", pod, started)
+			}
+		}
+	}
+	f.asleep(t)
+}

@@ -89,9 +89,6 @@ func (c *cluster) connect() (err error) {
 	if c.helmBin, err = program("helm"); err != nil {
 		return err
 	}
-	if c.home, err = os.MkdirTemp("", "weir-e2e-helm-"); err != nil {
-		return err
-	}
 	text, err := exec.Command(c.kubectlBin, "--kubeconfig", c.kubeconfig, "config", "view", "--raw", "--minify", "-o", "json").Output()
 	if err != nil {
 		return fmt.Errorf("kubeconfig %s: %w", c.kubeconfig, err)
@@ -119,6 +116,9 @@ func (c *cluster) connect() (err error) {
 	}
 	if name := config.Clusters[0].Name; c.dir == "" && name != os.Getenv(envCluster) {
 		return fmt.Errorf("the cluster of %s is %q, and %s says %q: they must be equal", c.kubeconfig, name, envCluster, os.Getenv(envCluster))
+	}
+	if c.home, err = os.MkdirTemp("", "weir-e2e-helm-"); err != nil {
+		return err
 	}
 	c.server = config.Clusters[0].Cluster.Server
 	certificate, err := tls.X509KeyPair(config.Users[0].User.Cert, config.Users[0].User.Key)
