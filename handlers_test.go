@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSampleHandlers runs the handlers of testdata/handlers, which `make run`
-// and readers start from: all have the same routes.
+// TestSampleHandlers runs the handlers of testdata/handlers, which readers start
+// from: all have the same routes.
 func TestSampleHandlers(t *testing.T) {
 	for name, command := range map[string]func(t testing.TB) string{
 		"Go":      func(t testing.TB) string { return compile(t, "hello", "./testdata/handlers/hello", "-s -w") },

@@ -11,6 +11,10 @@ import (
 	"time"
 )
 
+// A stay keeps a function up in its own way, through weir's Service, and says
+// when that ended.
+type stay func(f *function, weir string, until <-chan struct{}) (ended time.Time, err error)
+
 // Functions sleep when they are idle, and only then: each of these has its own
 // reason to stay up for longer than zero-after, and sleeps when that is over.
 // The first has none, so that the others are seen to stay while it goes.
@@ -18,8 +22,9 @@ func TestToZeroOnlyWhenIdle(t *testing.T) {
 	c := needNode(t)
 	r := sharedRelease(t)
 	const after = 5 * time.Second
-	keep := map[string]func(t *testing.T, f *function, until <-chan struct{}) (time.Time, error){
-		"idle":    nil,
+	weir := r.service(t, "weir")
+	keep := map[string]stay{
+		"idle":    oneCall,
 		"call":    longCall,
 		"socket":  openSocket,
 		"stream":  openStream,
@@ -43,11 +48,8 @@ func TestToZeroOnlyWhenIdle(t *testing.T) {
 		marks[name] = c.mark(t)
 		ended[name] = make(chan ending, 1)
 		stay := keep[name]
-		if stay == nil {
-			stay = func(t *testing.T, f *function, _ <-chan struct{}) (time.Time, error) { return oneCall(t, f) }
-		}
 		go func(end chan<- ending) {
-			at, err := stay(t, f, released)
+			at, err := stay(f, weir, released)
 			end <- ending{at, err}
 		}(ended[name])
 	}
@@ -61,7 +63,7 @@ func TestToZeroOnlyWhenIdle(t *testing.T) {
 	}
 	// The idle one comes and goes twice: that is more than twice zero-after.
 	fns["idle"].asleep(t)
-	if _, err := oneCall(t, fns["idle"]); err != nil {
+	if _, err := oneCall(fns["idle"], weir, nil); err != nil {
 		t.Error(err)
 	}
 	fns["idle"].asleep(t)
@@ -100,8 +102,8 @@ func TestToZeroOnlyWhenIdle(t *testing.T) {
 		fmt.Sprintf("slept %.1f to %.1f s after the end", soonest.Seconds(), latest.Seconds()), "≥ "+after.String())
 }
 
-func oneCall(t *testing.T, f *function) (ended time.Time, err error) {
-	err = greet(f.r.service(t, "weir") + f.path())
+func oneCall(f *function, weir string, _ <-chan struct{}) (ended time.Time, err error) {
+	err = greet(weir + f.path())
 	return time.Now(), err
 }
 
@@ -119,14 +121,14 @@ func greet(url string) error {
 }
 
 // longCall is one that takes longer than zero-after.
-func longCall(t *testing.T, f *function, _ <-chan struct{}) (ended time.Time, err error) {
-	err = greet(f.r.service(t, "weir") + f.path() + "?ms=20000")
+func longCall(f *function, weir string, _ <-chan struct{}) (ended time.Time, err error) {
+	err = greet(weir + f.path() + "?ms=20000")
 	return time.Now(), err
 }
 
 // openStream reads events that are all there is, one in 4 s.
-func openStream(t *testing.T, f *function, _ <-chan struct{}) (ended time.Time, err error) {
-	resp, err := plainClient.Get(f.r.service(t, "weir") + f.path() + "/sse?n=6&ms=4000")
+func openStream(f *function, weir string, _ <-chan struct{}) (ended time.Time, err error) {
+	resp, err := plainClient.Get(weir + f.path() + "/sse?n=6&ms=4000")
 	if err != nil {
 		return ended, err
 	}
@@ -139,8 +141,8 @@ func openStream(t *testing.T, f *function, _ <-chan struct{}) (ended time.Time, 
 }
 
 // openSocket keeps a WebSocket on which nothing is said, until it is told.
-func openSocket(t *testing.T, f *function, until <-chan struct{}) (ended time.Time, err error) {
-	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(f.r.service(t, "weir"), "http://"), 10*time.Second)
+func openSocket(f *function, weir string, until <-chan struct{}) (ended time.Time, err error) {
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(weir, "http://"), 10*time.Second)
 	if err != nil {
 		return ended, err
 	}
@@ -168,15 +170,15 @@ func openSocket(t *testing.T, f *function, until <-chan struct{}) (ended time.Ti
 }
 
 // trickle calls more often than zero-after.
-func trickle(t *testing.T, f *function, until <-chan struct{}) (ended time.Time, err error) {
-	url := f.r.service(t, "weir") + f.path()
+func trickle(f *function, weir string, until <-chan struct{}) (ended time.Time, err error) {
+	url := weir + f.path()
 	return again(until, func() error { return greet(url) })
 }
 
 // pastWeir calls the function's pod, and weir has no part in it: only the pod's
 // own counters tell of it.
-func pastWeir(t *testing.T, f *function, until <-chan struct{}) (ended time.Time, err error) {
-	if _, err := oneCall(t, f); err != nil { // wakes it
+func pastWeir(f *function, weir string, until <-chan struct{}) (ended time.Time, err error) {
+	if _, err := oneCall(f, weir, nil); err != nil { // wakes it
 		return ended, err
 	}
 	pods, err := f.pods()
