@@ -19,7 +19,7 @@ func idler(name string) fn {
 	return fn{Name: name, Replicas: 1, Annotations: map[string]string{"weir/function": "true", "weir/zero": "true", "weir/zero-after": "3s"}}
 }
 
-// long calls a function once, for so many milliseconds; the answer's fault, if
+// call calls a function once, for so many milliseconds; the answer's fault, if
 // any, comes by the channel.
 func (f *function) call(url string, ms int) <-chan error {
 	done := make(chan error, 1)
@@ -51,7 +51,12 @@ func deciderKilled(t *testing.T, gone bool) {
 	decides, other := r.sides(t)
 	idle := r.deploy(t, idler("idler"))
 	idle.up(t, 1)
-	open := idle.call(other.url, 20_000)
+	openFor := 6 * time.Second
+	if gone { // so that it is open still when another decides
+		openFor = 15 * time.Second
+	}
+	openUntil := time.Now().Add(openFor)
+	open := idle.call(other.url, int(openFor.Milliseconds()))
 	// Three of four clients are at the one that stays: no call of theirs may
 	// suffer. The others are at the one that dies, or come by the Service.
 	dying := decides.url
@@ -89,6 +94,11 @@ func deciderKilled(t *testing.T, gone bool) {
 		t.Errorf("a long call at the weir that stayed: %v", err)
 	}
 	idle.asleep(t) // decided by whoever decides now
+	for _, w := range idle.explained(t, mark, 1, 0, 1) {
+		if w.New == 0 && w.RequestReceivedTimestamp.Before(openUntil) {
+			t.Errorf("put to sleep under a call that was open: %v", w)
+		}
+	}
 	r.weirs(t, 2)
 	l.after(t, 100)
 	res := l.stop()
@@ -96,7 +106,6 @@ func deciderKilled(t *testing.T, gone bool) {
 	v.check(t, "kill -9 of the weir that decides")
 	v.retry(t, f, other.url)
 	f.calm(t, mark, pods, pods, pods+3)
-	idle.explained(t, mark, 1, 0, 1)
 	measured.add("kill -9 of the deciding weir, "+t.Name()[strings.LastIndex(t.Name(), "/")+1:],
 		fmt.Sprintf("decided again after %s; %s", ms(took), res.counts(v)), "15 s, 0 lost")
 }
@@ -204,6 +213,9 @@ func TestUnreadablePeerForbidsShrinking(t *testing.T) {
 	lift := partition(t, decides.ip, other.ip, 8082)
 	open := f.call(other.url, 6_000)
 	refrains := func() error {
+		if n, err := f.replicas(); err == nil && n != 1 {
+			t.Fatalf("%d replicas while a weir cannot be read, want 1 still", n)
+		}
 		s, err := decides.scaling(f.name)
 		if err == nil && s.Reason != "peers" {
 			err = fmt.Errorf("%s: %s", s.Reason, s.Why)
