@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os/exec"
 	"testing"
 	"time"
 )
@@ -20,12 +21,7 @@ func TestAPIServerAwayUnderLoad(t *testing.T) {
 	f, l, mark := underLoad(t, r, keepsAwake("warm", pods), weirs...)
 	for range long(1, 3) {
 		sleeperMark := r.c.mark(t)
-		back := make(chan time.Time, 1)
-		go func() {
-			defer close(back)
-			r.c.fault(t, "-down", "6s", "apiserver-restart")
-			back <- time.Now()
-		}()
+		back := r.c.down(t, "apiserver", 6*time.Second)
 		eventually(t, "the API server is away", r.c.away)
 		begin := time.Now()
 		woken := fire(t, load{URLs: weirs, Clients: 20, N: 20, Next: steadyShot(sleeper.path())})
@@ -57,6 +53,24 @@ func TestAPIServerAwayUnderLoad(t *testing.T) {
 	res.clean(t, "API server restart")
 	f.calm(t, mark, pods, pods, pods+3)
 	measured.add("API server killed and away under load", res.counts(verdict{}), "0 lost")
+}
+
+// down kills a program of the node and starts it again after a while. The
+// channel tells when it answered.
+func (c *cluster) down(t *testing.T, what string, long time.Duration) <-chan time.Time {
+	t.Helper()
+	tool, err := program("cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := make(chan time.Time, 1)
+	go func() {
+		if out, err := exec.Command(tool, "fault", "-dir", c.dir, "-down", long.String(), what+"-restart").CombinedOutput(); err != nil {
+			t.Errorf("cluster fault %s-restart: %v\n%s", what, err, out)
+		}
+		back <- time.Now()
+	}()
+	return back
 }
 
 // away is no error while the API server does not answer.
@@ -99,19 +113,15 @@ func TestNodeProgramsKilledUnderLoad(t *testing.T) {
 	sleeper.asleep(t)
 	weirs := urls(r.weirs(t, 2))
 	f, l, mark := underLoad(t, r, keepsAwake("unmoved", pods), weirs...)
-	for _, program := range long([]string{"kubelet", "containerd"}, []string{"kubelet", "containerd", "controller-manager", "scheduler", "proxy"}) {
+	for _, name := range long([]string{"kubelet", "containerd"}, []string{"kubelet", "containerd", "controller-manager", "scheduler", "proxy"}) {
 		sleeperMark := r.c.mark(t)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			r.c.fault(t, "-down", "3s", program+"-restart")
-		}()
+		back := r.c.down(t, name, 3*time.Second)
 		time.Sleep(time.Second) // so that it is down, and what follows comes meanwhile
 		woken := fire(t, load{URLs: weirs, Clients: 10, N: 10, Next: steadyShot(sleeper.path())}).wait()
-		<-done
-		woken.clean(t, "calls that came to a sleeping function while "+program+" was away")
+		<-back
+		woken.clean(t, "calls that came to a sleeping function while "+name+" was away")
 		sleeper.writtenFromZero(t, sleeperMark)
-		measured.add(program+" away for 3 s: calls of a sleeping function waited at most", ms(quantile(woken.Took, 1)), "all 200, 1 write from 0")
+		measured.add(name+" away for 3 s: calls of a sleeping function waited at most", ms(quantile(woken.Took, 1)), "all 200, 1 write from 0")
 		sleeper.scale(t, 0)
 		sleeper.asleep(t)
 		l.after(t, 100)
