@@ -324,6 +324,9 @@ func (c *call) left() {
 func (c *call) refuse(why *refusal) {
 	c.status = why.status
 	c.lane.done.count(familyRefusals, why.reason)
+	if why.status == http.StatusServiceUnavailable && why != errStopping {
+		c.lane.tell(why)
+	}
 	h := c.w.Header()
 	c.mark(h)
 	if why.retryAfter > 0 {

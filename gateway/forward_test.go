@@ -317,6 +317,23 @@ func TestABodyOverItsBound(t *testing.T) {
 	w.idle("f")
 }
 
+// What callers are refused for is in the log, once for all of them.
+func TestRefusalsAreTold(t *testing.T) {
+	w := newWorld(t, func(cfg *Config) { cfg.HoldTime = 100 * time.Millisecond })
+	w.function("f", 1)
+	for range 3 {
+		if a := w.must("GET", "/f/request", nil); a.code != http.StatusServiceUnavailable || !strings.Contains(a.body, "their log says why") {
+			t.Errorf("%+v", a)
+		}
+	}
+	if n := strings.Count(w.log.String(), `msg="calls refused"`); n != 1 {
+		t.Errorf("%d lines, want 1", n)
+	}
+	if !strings.Contains(w.log.String(), "calls=1 reason=not_started") {
+		t.Error("the line does not say why")
+	}
+}
+
 // storm calls a function from many clients until stop, and counts the answers.
 type storm struct {
 	w     *world

@@ -48,6 +48,9 @@ type lane struct {
 	waking        waking
 	company       company
 	budget        budget
+	// untold calls were refused since the log told of it.
+	untold int
+	told   time.Time
 }
 
 // claim is one call's place: in line, or with a pod. Its fields are the lane's

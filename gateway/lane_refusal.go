@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
@@ -26,6 +27,27 @@ const (
 	retryStarted = 5
 )
 
+// refusalPause is the least time between two log lines about what one function
+// is refused: each call's own would be a flood where it matters.
+const refusalPause = 30 * time.Second
+
+// tell says in the log what callers are told, with how many were refused since
+// the last time.
+func (l *lane) tell(why *refusal) {
+	now := time.Now()
+	l.mu.Lock()
+	l.untold++
+	calls := l.untold
+	silent := !l.told.IsZero() && now.Sub(l.told) < refusalPause
+	if !silent {
+		l.untold, l.told = 0, now
+	}
+	l.mu.Unlock()
+	if !silent {
+		l.g.cfg.Log.Warn("calls refused", "function", l.ref.String(), "calls", calls, "reason", why.reason, "last", why.text)
+	}
+}
+
 var errStopping = &refusal{http.StatusServiceUnavailable, "stopping", "weir stops; send the request again", retryFull}
 
 func errGone(ref function.Ref) *refusal {
@@ -45,7 +67,7 @@ func (l *lane) late(e *fleet.Entry) error {
 	case !l.places.awake && fn.Fixed:
 		return answer("not_started", retryStarted, "%s: nobody answered at its address within %s", name, hold)
 	case !l.places.awake:
-		return answer("not_started", retryStarted, "%s: none of its pods (%d of %d exist) started within %s", name, len(e.Pods()), fn.Replicas, hold)
+		return answer("not_started", retryStarted, "%s: none of its pods (%d of %d exist) started within %s; their log says why", name, len(e.Pods()), fn.Replicas, hold)
 	case l.company.pending != (function.Ref{}):
 		return answer("dependency", retryStarted, "%s waits for %s, which it depends on and which did not start within %s", name, l.company.pending, hold)
 	}
