@@ -123,9 +123,13 @@ func (r *release) explainFailure(t *testing.T) {
 		if err != nil {
 			t.Log(err)
 		}
-		for line := range strings.Lines(logs) {
+		events, err := r.c.kubectl("", "-n", r.namespace, "get", "events", "--field-selector", "source=weir", "-o", "custom-columns=:.involvedObject.name,:.reason,:.message", "--no-headers")
+		if err != nil {
+			t.Log(err)
+		}
+		for line := range strings.Lines(logs + events) {
 			if strings.Contains(strings.ToLower(line), "conflict") {
-				t.Errorf("a conflict in a log: %s", line)
+				t.Errorf("a conflict in a log or an Event: %s", line)
 			}
 		}
 		if !t.Failed() {
@@ -149,7 +153,7 @@ type fn struct {
 	Annotations, Labels map[string]string // of the Deployment
 	Env                 map[string]string // of the container
 	Memory              string            // its limit; 128Mi unless told
-	Grace               int               // 30 s unless told
+	Grace               int               // 60 s unless told: more than a drain may take
 	Patch               func(deployment map[string]any)
 }
 
@@ -191,7 +195,7 @@ func (f fn) manifest(c *cluster) map[string]any {
 		f.Memory = "128Mi"
 	}
 	if f.Grace == 0 {
-		f.Grace = 30
+		f.Grace = 60
 	}
 	env := []m{}
 	for name, value := range f.Env {
