@@ -184,17 +184,18 @@ func (f *function) inFlight(t *testing.T) (n float64) {
 }
 
 // podsKilled is podKilled for several.
-func (r *result) podsKilled(kills []kill, idempotentToo bool) verdict {
+func (r *result) podsKilled(kills []kill, handlerOnly bool) verdict {
 	v := verdict{lost: r.Failures}
 	for _, k := range kills {
-		one := (&result{Failures: v.lost}).podKilled(k, idempotentToo)
-		v.cut, v.lost = v.cut+one.cut, one.lost
+		one := (&result{Failures: v.lost}).podKilled(k, handlerOnly)
+		v.cut, v.refused, v.lost = v.cut+one.cut, v.refused+one.refused, one.lost
 	}
 	return v
 }
 
 // A handler takes more memory than its pod may have and the kernel kills it.
-// The watchdog answers for what its handler had begun.
+// The watchdog answers for what its handler had begun, and for what comes
+// before it ends itself.
 func TestPodOutOfMemoryUnderLoad(t *testing.T) {
 	r := faultyRelease(t)
 	const pods = 2
