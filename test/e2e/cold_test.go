@@ -215,12 +215,13 @@ func (w weir) scrape(t *testing.T) map[string]float64 {
 	defer resp.Body.Close()
 	values := map[string]float64{}
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, value, ok := strings.Cut(lines.Text(), " ")
-		if i := strings.LastIndexByte(lines.Text(), ' '); ok && !strings.HasPrefix(name, "#") {
-			name, value = lines.Text()[:i], lines.Text()[i+1:]
-			if v, err := strconv.ParseFloat(value, 64); err == nil {
-				values[name] = v
-			}
+		line := lines.Text()
+		end := strings.LastIndexByte(line, ' ')
+		if end < 0 || line[0] == '#' {
+			continue
+		}
+		if v, err := strconv.ParseFloat(line[end+1:], 64); err == nil {
+			values[line[:end]] = v
 		}
 	}
 	return values

@@ -66,14 +66,6 @@ func needNode(t *testing.T) *cluster {
 	return c
 }
 
-// needLong skips what `make e2e-long` is for.
-func needLong(t *testing.T) {
-	t.Helper()
-	if os.Getenv(envLong) == "" {
-		t.Skip("a long one: make e2e-long, or " + envLong + "=1")
-	}
-}
-
 // long is of two values the one for the present kind of run.
 func long[T any](short, long T) T {
 	if os.Getenv(envLong) == "" {
