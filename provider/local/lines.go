@@ -75,11 +75,21 @@ func (l *lines) remember(line string) {
 	}
 }
 
-// words are the last lines in one.
+// forking is in the line by which fwatchdog ends what it says of its start.
+const forking = " Forking: "
+
+// words are the last lines in one, from the handler's start on where it came
+// to that: what was said before is the same each time.
 func (l *lines) words() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Join(l.last, " | ")
+	last := l.last
+	for i, line := range l.last[:max(0, len(l.last)-1)] {
+		if strings.Contains(line, forking) {
+			last = l.last[i+1:]
+		}
+	}
+	return strings.Join(last, " | ")
 }
 
 // pipes are both of a process's outputs.

@@ -3,11 +3,10 @@
 // fwatchdog on ports of its own, and all of them are children of a keeper: a
 // small process that ends everything when weir is gone, however weir died.
 //
-// Everything starts at zero replicas, whatever the labels say: nothing runs
-// that nobody has called. A function without weir/zero stays up once it was
-// woken. Being in the stack marks a function as weir's own, so that the
-// defaults are weir's; settings in OpenFaaS's and SlimFaas's names are read as
-// well.
+// Everything starts at zero replicas. What is to have more, for it has no
+// weir/zero, is scaled there by the autoscaler when that has begun, called or
+// not. Being in the stack marks a function as weir's own, so that the defaults
+// are weir's; settings in OpenFaaS's and SlimFaas's names are read as well.
 package local
 
 import (
