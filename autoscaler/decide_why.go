@@ -25,6 +25,9 @@ func (d Decision) Why() string {
 	case ReasonNoData:
 		return fmt.Sprintf("none of the %d started pods could be read", d.Started)
 	case ReasonBounds:
+		if d.From == 0 {
+			return fmt.Sprintf("0 asked for, and it may not sleep (weir/zero is not set): %d to %d", d.Floor, d.Max)
+		}
 		return fmt.Sprintf("%d asked for, outside of the %d to %d that it may have", d.From, d.Floor, d.Max)
 	case ReasonIncomplete:
 		return d.kept("not every pod was read")
