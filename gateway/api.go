@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/json"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/fleet"
@@ -14,6 +15,8 @@ type api struct {
 	g     *Gateway
 	guard guard
 	feed  feed
+	// waiting counts the requests that came before everything was read.
+	waiting atomic.Int64
 }
 
 // Handler is everything that the gateway serves: routes, and functions by

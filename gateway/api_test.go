@@ -263,10 +263,44 @@ func TestNamesAreChecked(t *testing.T) {
 	}
 }
 
+// TestCallsAwaitTheReading: who calls a weir that has just begun is answered
+// once it knows what there is, and not before.
+func TestCallsAwaitTheReading(t *testing.T) {
+	f := fleet.New(fleet.Config{Log: slog.New(slog.DiscardHandler)})
+	w := newAPIWorld(t, func(c *Config) { c.Fleet, c.HoldTime, c.HoldRequests = f, patience, 3 })
+	answers := make(chan *httptest.ResponseRecorder, 3)
+	for _, call := range [][2]string{{"weir", "/function/echo/x"}, {"echo.fn", "/x"}, {"weir", "/function/none"}} {
+		go func() {
+			answers <- w.ask("GET", call[1], "", func(r *http.Request) { r.Host = call[0] })
+		}()
+	}
+	for end := time.Now().Add(patience); w.handler.(*api).waiting.Load() != 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d requests wait, want 3", w.handler.(*api).waiting.Load())
+		}
+	}
+	if rec := w.ask("GET", "/function/echo/x", "", nil); rec.Code != 503 {
+		t.Errorf("one more than may wait: %d", rec.Code)
+	}
+	w.fleet = f
+	w.put(function.Ref{Name: "echo", Namespace: "fn"}, true)
+	f.Synced()
+	codes := map[int]int{}
+	for range 3 {
+		codes[(<-answers).Code]++
+	}
+	if codes[404] != 1 || codes[200] != 2 {
+		t.Errorf("answers %v", codes)
+	}
+	if n := w.handler.(*api).waiting.Load(); n != 0 {
+		t.Errorf("%d wait still", n)
+	}
+}
+
 // TestNothingIsUnknownBeforeAllIsRead: a 404 would be a lie.
 func TestNothingIsUnknownBeforeAllIsRead(t *testing.T) {
 	w := newAPIWorld(t, func(c *Config) {
-		c.Fleet = fleet.New(fleet.Config{Log: c.Log})
+		c.Fleet, c.HoldTime = fleet.New(fleet.Config{Log: c.Log}), 10*time.Millisecond
 	})
 	at := func(host string) func(*http.Request) {
 		return func(r *http.Request) { asAdmin(r); r.Host = host }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/fleet"
@@ -208,8 +209,38 @@ func (a *api) early(w http.ResponseWriter, r *http.Request, target string) bool 
 	if path, _, _ := strings.Cut(target, "?"); path == "/healthz" {
 		return false
 	}
+	if a.await(r) {
+		a.ServeHTTP(w, r)
+		return true
+	}
 	unread(w)
 	return true
+}
+
+// readingTime is how long a request waits for everything to be read. What takes
+// longer is a provider that is away, and that is said.
+const readingTime = 10 * time.Second
+
+// await holds a request that came before everything that exists was read, as a
+// call is held for a pod: a weir that was started anew in its place gets calls
+// before its readiness was looked at again. It says whether all is known.
+func (a *api) await(r *http.Request) bool {
+	if a.complete() {
+		return true
+	}
+	defer a.waiting.Add(-1)
+	if a.waiting.Add(1) > int64(a.g.cfg.HoldRequests) {
+		return false
+	}
+	timer := time.NewTimer(min(a.g.cfg.HoldTime, readingTime))
+	defer timer.Stop()
+	select {
+	case <-a.g.cfg.Fleet.Complete():
+	case <-timer.C:
+	case <-r.Context().Done():
+	case <-a.g.ctx.Done():
+	}
+	return a.complete()
 }
 
 // called is the answer of a route by which functions are called: the query is
@@ -245,6 +276,9 @@ func (a *api) find(w http.ResponseWriter, q *request, namespace string) int {
 		return http.StatusBadRequest
 	}
 	q.entry = a.g.cfg.Fleet.Get(ref)
+	if q.entry == nil && a.await(q.Request) {
+		q.entry = a.g.cfg.Fleet.Get(ref)
+	}
 	switch {
 	case q.entry != nil:
 		return 0
