@@ -199,8 +199,8 @@ func (r *result) weirKilled(k kill, at func(failure) bool) (v verdict) {
 			v.cut++
 		case dead && f.At.Before(k.to.Add(killGrace)):
 			v.refused++
-		case f.Reused && f.Sent.Before(k.to.Add(time.Second)):
-			v.refused++ // on a connection of the dead, which the client did not know yet
+		case f.Status == 0 && f.Sent.Before(k.to.Add(time.Second)):
+			v.refused++ // the kernel took it while it buried the dead
 		default:
 			v.lost = append(v.lost, f)
 			continue
