@@ -50,7 +50,7 @@ func TestBurstFromZero(t *testing.T) {
 		res := f.burst(t)
 		median, last = append(median, quantile(res.Took, .5)), append(last, quantile(res.Took, 1))
 	}
-	measured.add(fmt.Sprintf("zero → 300 at once over two weirs, 5 B and 1 MB among them, %d times", rounds),
+	measured.add(fmt.Sprintf("%d × zero → 300 at once over two weirs, 5 B and 1 MB among them", rounds),
 		fmt.Sprintf("median %s, last %s", ms(quantile(median, .5)), ms(quantile(last, 1))), "all 200 of new pods, 1 write from 0")
 }
 
