@@ -215,12 +215,14 @@ func (r *result) weirKilled(k kill, at func(failure) bool) (v verdict) {
 // watchdog that answered for its dead handler.
 func (r *result) podKilled(k kill, handlerOnly bool) (v verdict) {
 	for _, f := range r.Failures {
+		half := f.Status == http.StatusOK && strings.HasPrefix(f.Err.Error(), "body after ") // of an answer that had begun
+		none := f.Status == http.StatusBadGateway && (f.Method == http.MethodPost || handlerOnly)
 		switch {
-		case f.Status != http.StatusBadGateway || f.At.Before(k.from) || f.Method != http.MethodPost && !handlerOnly:
+		case f.At.Before(k.from):
 			v.lost = append(v.lost, f)
-		case f.Sent.Before(k.to):
+		case (half || none) && f.Sent.Before(k.to):
 			v.cut++
-		case handlerOnly && f.Sent.Before(k.to.Add(killGrace)) && strings.Contains(f.Err.Error(), "handler refused the connection"):
+		case handlerOnly && none && f.Sent.Before(k.to.Add(killGrace)) && strings.Contains(f.Err.Error(), "handler refused the connection"):
 			v.refused++ // by the watchdog, which has seen that its handler is dead or is about to
 		default:
 			v.lost = append(v.lost, f)
