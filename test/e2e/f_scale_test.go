@@ -19,7 +19,7 @@ func TestBusyPodsSpared(t *testing.T) {
 	r := faultyRelease(t)
 	const pods, left = 5, 2
 	d := keepsAwake("spared", pods)
-	d.Annotations["weir/target"] = "1000"
+	d.Annotations["weir/target"], d.Annotations["weir/zero-after"] = "1000", "1h"
 	d.Env = map[string]string{"max_inflight": "1"} // so that each call has a pod of its own
 	f := r.deploy(t, d)
 	f.up(t, pods)
