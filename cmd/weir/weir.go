@@ -71,7 +71,7 @@ func newWeir(s *settings, log *slog.Logger) (*weir, error) {
 	w.autoscaler = autoscaler.New(autoscaler.Config{
 		Fleet: w.fleet, Provider: w.provider, Counter: w.scraper, Own: w.gateway.Report, Log: log,
 	})
-	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	w.server = http.Server{
 		Handler: w.gateway.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog, ConnContext: gateway.ConnContext,
