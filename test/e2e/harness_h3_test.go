@@ -210,6 +210,11 @@ func (r *result) weirKilled(k kill, at func(failure) bool) (v verdict) {
 	return v
 }
 
+// dying is how long the kernel may still take requests for a process that was
+// killed: until it has closed its sockets. What it took then had a killed
+// process for its owner, as what came before.
+const dying = 250 * time.Millisecond
+
 // podKilled judges a load over the death of a function's processes: what they
 // had begun is answered 502, but what may be repeated is: unless it is the
 // watchdog that answered for its dead handler.
@@ -220,7 +225,7 @@ func (r *result) podKilled(k kill, handlerOnly bool) (v verdict) {
 		switch {
 		case f.At.Before(k.from):
 			v.lost = append(v.lost, f)
-		case (half || none) && f.Sent.Before(k.to):
+		case (half || none) && f.Sent.Before(k.to.Add(dying)):
 			v.cut++
 		case handlerOnly && none && f.Sent.Before(k.to.Add(killGrace)) && strings.Contains(f.Err.Error(), "handler refused the connection"):
 			v.refused++ // by the watchdog, which has seen that its handler is dead or is about to
