@@ -42,7 +42,7 @@ func (a *api) submit(w http.ResponseWriter, q *request) {
 	case path != "":
 		answerPrivate(w, q, path)
 	case a.g.cfg.Submit == nil:
-		say(w, http.StatusServiceUnavailable, "asynchronous calls need a durable store, and this weir has none: give it WEIR_DATA_DIR or WEIR_NATS_URL, or call /function/"+q.name)
+		say(w, http.StatusServiceUnavailable, "this weir has no queue for asynchronous calls: call /function/"+q.name)
 	default:
 		a.g.cfg.Submit(w, q.Request, q.entry, rest)
 	}

@@ -412,7 +412,7 @@ func TestWakeRoute(t *testing.T) {
 func TestAsyncWithoutAStore(t *testing.T) {
 	w := newAPIWorld(t, nil)
 	rec := w.ask("POST", "/async-function/echo/x", "body", nil)
-	if rec.Code != 503 || !strings.Contains(rec.Body.String(), "WEIR_NATS_URL") {
+	if rec.Code != 503 || !strings.Contains(rec.Body.String(), "call /function/") {
 		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
 	got := ""
