@@ -57,15 +57,19 @@ func (w *Watchdog) wait(r *http.Request, arrived time.Time) (*place, error) {
 		defer end()
 	}
 	err := w.limiter.Wait(ctx, func() { p.stand(cancel, &w.readAhead) })
-	if err == nil && (ctx.Err() != nil || p.client.Gone()) {
+	if err == nil && (ctx.Err() != nil || w.inLine.Err() != nil || p.client.Gone()) {
 		// Slot and reason came together, or the reason has not been seen yet.
 		w.limiter.Release()
 		err = context.Canceled
 	} else if err == nil {
 		err = w.guards.confirm(ctx)
 	}
-	if ctx.Err() != nil && err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case w.inLine.Err() != nil:
+		err = context.Cause(w.inLine)
 	}
 	if !p.since.IsZero() {
 		w.leaveLine(p, arrived, err)
