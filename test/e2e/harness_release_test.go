@@ -18,6 +18,7 @@ const password = "e2e-password"
 type release struct {
 	c         *cluster
 	namespace string
+	used      map[string]int // names of functions, and how often
 }
 
 // A weir is one pod of a release.
@@ -158,9 +159,17 @@ type fn struct {
 }
 
 // deploy makes it and a Service of its name, and removes both when the test
-// ends. It returns when every weir knows the function.
+// ends. It returns when every weir knows the function. A name that was used
+// before gets a number, so that logs and Events of then are not taken for its
+// own.
 func (r *release) deploy(t *testing.T, f fn) *function {
 	t.Helper()
+	if r.used == nil {
+		r.used = map[string]int{}
+	}
+	if r.used[f.Name]++; r.used[f.Name] > 1 {
+		f.Name = fmt.Sprintf("%s-%d", f.Name, r.used[f.Name])
+	}
 	d := &function{r: r, name: f.Name}
 	type m = map[string]any
 	text, err := json.Marshal(m{"apiVersion": "v1", "kind": "List", "items": []m{
