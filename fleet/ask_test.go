@@ -233,6 +233,8 @@ func TestJudge(t *testing.T) {
 	running := Saying{State: Started, Nature: Watchdog, Room: true, MaxInflight: 4, MaxQueue: 2}
 	busy, stopping := running, starting
 	busy.Room, stopping.State = false, Stopping
+	short := busy
+	short.Guarded = true
 	stranger, plainUp := Saying{Nature: Plain}, Saying{Nature: Plain, State: Started, Room: true}
 	strange := func(status int) outcome { return outcome{kind: answered, answer: answer{status: status}} }
 	lost1, lost2 := outcome{kind: nobody, slow: true, misses: 1}, outcome{kind: nobody, slow: true, misses: 2}
@@ -248,7 +250,19 @@ func TestJudge(t *testing.T) {
 		{Saying{}, false, said(503, "starting"), starting, false},
 		{Saying{}, true, said(429, "max_inflight reached"), busy, false},
 		{running, true, said(429, "3 requests wait, ready_queue is 2"), busy, false},
-		{running, true, said(503, "memory"), starting, false},
+		{running, true, said(503, "memory: past its mark"), short, false},
+		{Saying{}, false, said(503, "memory: too little is known yet of what a request takes"), short, false},
+		{starting, false, said(503, "pids: too little left for one more request"), short, false},
+		{running, true, said(503, "fds: past its mark"), short, false},
+		{running, true, said(503, "disk: past its mark"), short, false},
+		{running, true, said(500, "disk: past its mark"), starting, false},
+		{running, true, said(503, "rest: past its mark"), starting, false},
+		{running, true, said(503, ""), starting, false},
+		{short, true, said(200, "ready"), running, false},
+		{short, true, said(429, "max_inflight reached"), busy, false},
+		{short, true, said(503, "draining"), stopping, false},
+		{short, true, lost1, short, false},
+		{short, true, lost2, starting, false},
 		{running, true, said(503, "ready_path has not answered yet"), starting, false},
 		{running, true, said(500, "ready_path answered 500"), starting, false},
 		{running, true, said(503, "dead"), starting, false},
@@ -314,7 +328,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		old := Saying{State: State(was % 2), Nature: Nature(was % 3), Room: was%2 == 1 && was&8 != 0}
 		s, guessed := judge(old, ready, out)
-		if s.Room && s.State != Started || guessed && s.Nature != Plain || s.Nature == Plain && s.State == Started && !ready && s != old {
+		if s.Room && s.State != Started || s.Guarded && (s.Room || s.State != Started || s.Nature != Watchdog) || guessed && s.Nature != Plain || s.Nature == Plain && s.State == Started && !ready && s != old {
 			t.Fatalf("%+v, ready %t, %+v: %+v, guessed %t", old, ready, out, s, guessed)
 		}
 	})

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/weir-run/weir/contract"
 )
@@ -49,8 +50,23 @@ func judgeWatchdog(a answer) Saying {
 		s.State = Started
 	case a.status == http.StatusServiceUnavailable && a.body == contract.RejectDraining:
 		s.State = Stopping
+	case a.status == http.StatusServiceUnavailable && guarded(a.body):
+		s.State, s.Guarded = Started, true
 	}
 	return s
+}
+
+// guarded says whether a watchdog is not ready for want of a resource: the name
+// of the resource comes first. Only one whose handler serves looks at that. For
+// any other reason, such as a ready_path that does not say yes, it has not
+// started.
+func guarded(body string) bool {
+	resource, _, _ := strings.Cut(body, ":")
+	switch resource {
+	case contract.RejectMemory, contract.RejectFds, contract.RejectPids, contract.RejectDisk:
+		return true
+	}
+	return false
 }
 
 // plain is a pod without fwatchdog at whose address somebody is.
@@ -64,6 +80,6 @@ func plain(ready bool) Saying {
 
 // lost is a pod that did not answer: what it is stays known.
 func lost(was Saying) Saying {
-	was.State, was.Room = Starting, false
+	was.State, was.Room, was.Guarded = Starting, false, false
 	return was
 }

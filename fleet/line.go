@@ -125,6 +125,8 @@ func (pr *Prober) next(p *Pod, now time.Time) (c class, pause time.Duration, ask
 		return stale, 10 * pr.Interval, true
 	case state == Started && said.Room:
 		return calm, pr.Look, true
+	case state == Started && said.Guarded && w.tries > guardedTries:
+		return full, 10 * pr.Interval, true
 	case state == Started:
 		return full, min(fullFirst<<min(w.tries, 8), fullPause), true
 	}

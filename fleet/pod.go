@@ -13,7 +13,8 @@ type State uint8
 // The states. A pod of an unknown address or without an answer is Starting.
 const (
 	Starting State = iota
-	// Started: it serves, though it may have no room. What is balanced over.
+	// Started: its handler serves, though it may have no room for more. What is
+	// counted, and balanced over.
 	Started
 	// Stopping: draining, being deleted, or gone. For good.
 	Stopping
@@ -43,6 +44,9 @@ type Saying struct {
 	Nature Nature
 	// Room: the next request would be welcome.
 	Room bool
+	// Guarded: the watchdog of a Started pod would refuse the next request, for
+	// want of something that a request takes. It is given none meanwhile.
+	Guarded bool
 	// MaxInflight and MaxQueue as a watchdog says them; 0 is no limit, and no
 	// queue. Of a plain pod they are 0: its limit is Spec.Concurrency.
 	MaxInflight, MaxQueue int
@@ -95,10 +99,12 @@ func (p *Pod) Full() { p.doubt(func(s *Saying) { s.Room = false }) }
 
 // Lost is called by who found nobody at the pod's address, or was cut off: it
 // is Starting until a probe says otherwise.
-func (p *Pod) Lost() { p.doubt(func(s *Saying) { s.Room = false; s.State = Starting }) }
+func (p *Pod) Lost() { p.doubt(func(s *Saying) { *s = lost(*s) }) }
 
 // Drains is called by who was told by the pod that it stops.
-func (p *Pod) Drains() { p.doubt(func(s *Saying) { s.Room = false; s.State = Stopping }) }
+func (p *Pod) Drains() {
+	p.doubt(func(s *Saying) { s.Room, s.Guarded, s.State = false, false, Stopping })
+}
 
 // doubt revises what is known from what a request met, and has the prober look.
 func (p *Pod) doubt(change func(*Saying)) {
@@ -151,7 +157,7 @@ func (p *Pod) told(about *function.Pod) {
 
 // leave is called when the pod is no more.
 func (p *Pod) leave() {
-	p.revise(func(s *Saying) { s.Room, s.State = false, Stopping })
+	p.revise(func(s *Saying) { s.Room, s.Guarded, s.State = false, false, Stopping })
 	if pr := p.entry.fleet.cfg.Probe; pr != nil {
 		pr.forget(p)
 	}

@@ -29,6 +29,9 @@ const (
 	// room: refusals come in bursts, and room may come back at once.
 	fullFirst = 10 * time.Millisecond
 	fullPause = 50 * time.Millisecond
+	// guardedTries of a pod without room for want of a resource are as often.
+	// It may lack it for good, and that is not asked all the time.
+	guardedTries = 200
 	// nudgePause is the least time between two probes of a pod, however many
 	// requests met something.
 	nudgePause = 10 * time.Millisecond

@@ -182,6 +182,19 @@ func TestCadenceOfOneWithoutRoom(t *testing.T) {
 	})
 }
 
+// One that lacks a resource gets it back in a moment, or not for long.
+func TestCadenceOfOneThatIsGuarded(t *testing.T) {
+	probing(t, func(string, int) (outcome, time.Duration) {
+		return said(503, "disk: past its mark"), time.Millisecond
+	}, func(f *Fleet, a *asker) {
+		f.Put(functionOf(refOf(1), podOf(1)))
+		time.Sleep(time.Minute)
+		times := a.times("10.0.0.1:8080")
+		within(t, "in the first five seconds", between(times, 0, 5*time.Second), 85, 125)
+		within(t, "in the last ten of a minute", between(times, 50*time.Second, time.Minute), 33, 50)
+	})
+}
+
 // However many requests meet something at once: it is asked at most every
 // 10 ms, but it is asked.
 func TestManyRefusals(t *testing.T) {

@@ -190,6 +190,27 @@ func TestRealWatchdogsLife(t *testing.T) {
 	}
 }
 
+// A watchdog whose guards let nothing run has started, and says so by itself.
+func TestRealWatchdogShortOfDisk(t *testing.T) {
+	for name, setting := range map[string]string{"disk": "min_disk=100%", "fds": "max_fds=1"} {
+		t.Run(name, func(t *testing.T) {
+			w := startWatchdog(t, freeAddr(t), "fprocess=cat", "max_inflight=3", setting)
+			f := runFleet(t, &Prober{})
+			f.Put(functionOf(refOf(1), function.Pod{Name: "a", UID: "1", Addr: w.addr}))
+			e := f.Get(refOf(1))
+			p := e.Pods()[0]
+			until(t, e, "started, and guarded", func() bool {
+				return *p.Said() == Saying{State: Started, Nature: Watchdog, Guarded: true, MaxInflight: 3}
+			})
+			if e.Started() != 1 {
+				t.Errorf("%d started", e.Started())
+			}
+			p.Lost()
+			until(t, e, "guarded again", func() bool { return p.Said().Guarded })
+		})
+	}
+}
+
 // asked is how often a pod was asked since it came into its class.
 func asked(f *Fleet, p *Pod) uint32 {
 	pr := f.cfg.Probe

@@ -241,6 +241,9 @@ func (ps *places) offer(p *place, v *view) offer {
 		return nowhere
 	}
 	said, n := p.pod.Said(), p.running.n
+	if said.Guarded {
+		return nowhere
+	}
 	ceiling := p.ceiling(said.Room, v.now)
 	switch {
 	case p.bounded && !p.full:

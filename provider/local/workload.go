@@ -127,7 +127,7 @@ func (w *workload) roll() (over bool) {
 func (w *workload) serves(r *replica) bool {
 	e := w.p.fleet.Get(w.def.ref)
 	return e != nil && slices.ContainsFunc(e.Pods(), func(p *fleet.Pod) bool {
-		return p.About().UID == r.uid && p.State() == fleet.Started
+		return p.About().UID == r.uid && p.State() == fleet.Started && !p.Said().Guarded
 	})
 }
 
