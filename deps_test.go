@@ -44,8 +44,11 @@ var layers = map[string]struct {
 	"contract":              {-1, nil},
 }
 
-// tools are programs of the repository that nothing imports.
+// tools are programs of the repository, and what serves tests. Only they import
+// each other, and *_test.go files, which the table is not about.
 var tools = []string{"bench", "testdata", "templates", "test"}
+
+func isTool(rel string) bool { return slices.Contains(tools, strings.Split(rel, "/")[0]) }
 
 // watchdogGraph is every module that fwatchdog may contain. It is the entry
 // point of other people's images: each line is a thing that they run as PID 1.
@@ -104,7 +107,7 @@ func inModule(path string) (rel string, ok bool) {
 func TestImportsGoDownTheLayers(t *testing.T) {
 	for _, p := range list(t, "./...") {
 		rel, _ := inModule(p.ImportPath)
-		if slices.Contains(tools, strings.Split(rel, "/")[0]) {
+		if isTool(rel) {
 			continue
 		}
 		rule, known := layers[rel]
@@ -114,7 +117,9 @@ func TestImportsGoDownTheLayers(t *testing.T) {
 		}
 		for _, imported := range p.Imports {
 			if to, ours := inModule(imported); ours {
-				if layers[to].layer >= rule.layer {
+				if isTool(to) {
+					t.Errorf("%s imports %s outside of its tests", rel, to)
+				} else if layers[to].layer >= rule.layer {
 					t.Errorf("%s imports %s, which is not below it", rel, to)
 				}
 				continue

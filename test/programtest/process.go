@@ -1,0 +1,140 @@
+package programtest
+
+import (
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Log keeps what is written to it, and can be read meanwhile. Its zero value is
+// empty.
+type Log struct {
+	mu  sync.Mutex
+	all []byte
+}
+
+// kept is far above what any test reads of a log.
+const kept = 16 << 20
+
+// Write keeps p, as long as there is not too much.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, p[:min(len(p), kept-len(l.all))]...)
+	return len(p), nil
+}
+
+// String is all of it.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.all)
+}
+
+// Clip shortens a text for those who read what a test says: its begin and its
+// end.
+func Clip(s string) string {
+	const most = 16 << 10
+	if len(s) <= most {
+		return s
+	}
+	return s[:most/4] + "\n…\n" + s[len(s)-most*3/4:]
+}
+
+// Process is a program that runs.
+type Process struct {
+	*exec.Cmd
+	// Log is all that it writes for which its Cmd named no other place.
+	Log *Log
+	// Ended is closed when it has ended.
+	Ended <-chan struct{}
+
+	t testing.TB
+}
+
+// Start starts a command in a process group of its own, unless it has a session
+// of its own. When the test ends the group is killed, and where the test failed
+// the log is shown.
+func Start(t testing.TB, cmd *exec.Cmd) *Process {
+	t.Helper()
+	ended := make(chan struct{})
+	p := &Process{Cmd: cmd, Log: new(Log), Ended: ended, t: t}
+	if cmd.Stdout == nil {
+		cmd.Stdout = p.Log
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = p.Log
+	}
+	// A descendant that outlives it must not keep Wait from returning: it may
+	// hold the pipes.
+	cmd.WaitDelay = 2 * time.Second
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = !cmd.SysProcAttr.Setsid
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		if !p.Over() {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			p.Wait()
+		}
+		if said := p.Log.String(); t.Failed() && said != "" {
+			t.Logf("%s (process %d) said:\n%s", filepath.Base(cmd.Path), cmd.Process.Pid, Clip(said))
+		}
+	})
+	return p
+}
+
+// Signal sends it one.
+func (p *Process) Signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := p.Process.Signal(sig); err != nil {
+		p.t.Fatalf("signal %v to %s: %v", sig, filepath.Base(p.Path), err)
+	}
+}
+
+// Kill ends it, and it alone, as kill -9 does. It may have ended before.
+func (p *Process) Kill() {
+	p.t.Helper()
+	_ = p.Process.Kill()
+	p.Wait()
+}
+
+// Over says whether it has ended.
+func (p *Process) Over() bool {
+	select {
+	case <-p.Ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Wait waits for its end, which must come in time, and returns its Code.
+func (p *Process) Wait() int {
+	p.t.Helper()
+	select {
+	case <-p.Ended:
+		return p.Code()
+	case <-time.After(Patience):
+		p.t.Errorf("%s (process %d) does not end", filepath.Base(p.Path), p.Process.Pid)
+		return -1
+	}
+}
+
+// Code is the exit code of one that has ended, 128+n after a signal.
+func (p *Process) Code() int {
+	if status, ok := p.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return p.ProcessState.ExitCode()
+}
