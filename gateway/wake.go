@@ -14,9 +14,13 @@ const (
 	// wakeTimeout bounds one asking of the provider.
 	wakeTimeout = 10 * time.Second
 	// An asking that failed is repeated after wakeRetry, then after twice as
-	// long each time, up to wakeRetryMax.
+	// long each time, up to wakeRetryMax: so late at most are the calls that
+	// wait once the provider is back. A thousand functions that are wanted
+	// meanwhile ask a thousand times a second. What of that goes out the
+	// provider bounds (provider/kube: 200 writes, then 50 a second), who alone
+	// knows what it can bear; the rest stands in line there, in wakeTimeout.
 	wakeRetry    = 100 * time.Millisecond
-	wakeRetryMax = 5 * time.Second
+	wakeRetryMax = time.Second
 	// wakeShown is how long the replicas that were asked for may take to be
 	// seen before they are asked for again. A provider that has them already
 	// writes nothing then.

@@ -225,6 +225,34 @@ func TestAWakeThatFailsIsRepeatedWhileSomebodyWaits(t *testing.T) {
 	})
 }
 
+// However long the provider was away, the calls that wait are not for long
+// once it is back.
+func TestAWakeFollowsTheProvidersReturn(t *testing.T) {
+	for _, away := range []time.Duration{time.Second, 10 * time.Second, 31 * time.Second, 63500 * time.Millisecond, 100 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			g, f, p := setup(t, nil)
+			c := newCluster(g, f, p, 0)
+			back := time.Now().Add(away)
+			p.wake = func(ctx context.Context, ref function.Ref, n int) error {
+				if time.Now().Before(back) {
+					return fmt.Errorf("%w: connection refused to 10.0.0.1:6443", function.ErrUnavailable)
+				}
+				return c.wakeUp(ctx, ref, n)
+			}
+			f.Put(describe("a", 0, 0))
+			if errs := calls(t.Context(), g, f.Get(describe("a", 0, 0).Ref), 10, 0); errs != nil {
+				t.Fatal(errs[0])
+			}
+			if late := time.Since(back); late > time.Second {
+				t.Errorf("away for %v, and the wake came %v after its return", away, late)
+			}
+			if asked, most := p.wakes.Load(), int64(away/time.Second)+6; asked > most {
+				t.Errorf("away for %v: asked %d times, expected at most %d", away, asked, most)
+			}
+		})
+	}
+}
+
 func TestAProviderThatRefusesIsSaid(t *testing.T) {
 	for _, c := range []struct {
 		err  error
