@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/invoke"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // patience is how long a test waits for what must happen.
@@ -283,24 +284,14 @@ func get(t testing.TB, f *front, path string) (*http.Response, string, error) {
 	return res, string(body), err
 }
 
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
-}
-
 // checkLeaks compares goroutines of this package and descriptors with those
 // of now, when the test has ended. It must come first in a test.
 func checkLeaks(t testing.TB) {
 	t.Helper()
 	fds := descriptors(t)
 	t.Cleanup(func() {
-		eventually(t, "goroutines to end", func() bool { return len(ours()) == 0 })
-		eventually(t, "descriptors to be closed", func() bool { return descriptors(t) <= fds })
+		programtest.Eventually(t, "goroutines to end", func() bool { return len(ours()) == 0 })
+		programtest.Eventually(t, "descriptors to be closed", func() bool { return descriptors(t) <= fds })
 	})
 }
 

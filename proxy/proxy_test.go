@@ -15,6 +15,7 @@ import (
 
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/invoke"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 func TestNew(t *testing.T) {
@@ -125,7 +126,7 @@ func TestProbeKeepsOneConnection(t *testing.T) {
 	if _, body, err := get(t, f, "/"); err != nil || body != "ok" {
 		t.Fatalf("%q %v", body, err)
 	}
-	eventually(t, "the connection is kept again", func() bool { return !f.p.pool.empty() })
+	programtest.Eventually(t, "the connection is kept again", func() bool { return !f.p.pool.empty() })
 	f.p.pool.mu.Lock()
 	defer f.p.pool.mu.Unlock()
 	if len(f.p.pool.idle) != 1 || f.p.pool.idle[0] != c {
@@ -193,7 +194,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 		if _, body, err := get(t, f, "/"); err != nil || body != "ok" {
 			t.Fatalf("%q %v", body, err)
 		}
-		eventually(t, "the idle connection is closed", func() bool { return open.Load() == 0 && f.p.pool.empty() })
+		programtest.Eventually(t, "the idle connection is closed", func() bool { return open.Load() == 0 && f.p.pool.empty() })
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weir-run/weir/invoke"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // An upstream takes a body and dies; the next gets the same bytes, unless more
@@ -235,7 +236,7 @@ func TestEndOfKeptConnection(t *testing.T) {
 		c := idle(t, p)
 		<-closed
 		// Its end has come here, too.
-		eventually(t, "the end of the connection", func() bool {
+		programtest.Eventually(t, "the end of the connection", func() bool {
 			poll := []unix.PollFd{{Events: unix.POLLIN | unix.POLLRDHUP}}
 			_ = c.raw.Control(func(fd uintptr) { poll[0].Fd = int32(fd); unix.Poll(poll, 0) })
 			return poll[0].Revents&unix.POLLRDHUP != 0
@@ -415,7 +416,7 @@ func TestIdleBounds(t *testing.T) {
 	for range 4 {
 		g.send(t, getX)
 	}
-	eventually(t, "four requests at once", func() bool { return arrived.Load() == 4 })
+	programtest.Eventually(t, "four requests at once", func() bool { return arrived.Load() == 4 })
 	close(release)
 	for range 4 {
 		if err := g.end(t); err != nil {

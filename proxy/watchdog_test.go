@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,45 +17,17 @@ import (
 
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/invoke"
+	"github.com/weir-run/weir/test/programtest"
 )
 
-var buildWatchdog = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "proxy-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "fwatchdog")
-	out, err := exec.Command("go", "build", "-o", path, "..").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("build fwatchdog: %w\n%s", err, out)
-	}
-	return path, err
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := buildWatchdogIfUsed(); err == nil && path != "" {
-		os.RemoveAll(filepath.Dir(path))
-	}
-	os.Exit(code)
-}
-
-var watchdogUsed atomic.Bool
-
-func buildWatchdogIfUsed() (string, error) {
-	if !watchdogUsed.Load() {
-		return "", nil
-	}
-	return buildWatchdog()
-}
+func TestMain(m *testing.M) { os.Exit(programtest.Run(m)) }
 
 // pod is a real fwatchdog before a handler in the test.
 type pod struct {
 	*Proxy
-	cmd     *exec.Cmd
-	ended   chan struct{} // closed when the fwatchdog has
-	arrived atomic.Int32  // requests that the handler got
-	seen    sync.Map      // those of them with an X-Id, by that
+	watchdog *programtest.Watchdog
+	arrived  atomic.Int32 // requests that the handler got
+	seen     sync.Map     // those of them with an X-Id, by that
 	// release lets the handler answer; closed at the end of the test.
 	release chan struct{}
 }
@@ -67,12 +36,7 @@ type pod struct {
 // waits for release unless the path is /quick, and answers the body.
 func newPod(t testing.TB, settings ...string) *pod {
 	t.Helper()
-	watchdogUsed.Store(true)
-	path, err := buildWatchdog()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &pod{release: make(chan struct{}), ended: make(chan struct{})}
+	p := &pod{release: make(chan struct{})}
 	handler := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.arrived.Add(1)
 		if id := r.Header.Get("X-Id"); id != "" {
@@ -102,50 +66,15 @@ func newPod(t testing.TB, settings ...string) *pod {
 			close(p.release)
 		}
 	})
-	port, metrics := freePort(t), freePort(t)
-	p.Proxy = mustNew(t, "http://127.0.0.1:"+port)
+	p.watchdog = programtest.StartWatchdog(t, append([]string{"mode=http", "upstream_url=" + handler.URL, "healthcheck_interval=300ms"}, settings...)...)
+	p.Proxy = mustNew(t, p.watchdog.URL)
 	p.IdleLife, p.MaxIdle, p.DialTimeout = time.Minute, 64, 2*time.Second
-	p.cmd = exec.Command(path)
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "mode=http", "upstream_url=" + handler.URL,
-		"port=" + port, "metrics_port=" + metrics, "healthcheck_interval=300ms"}, settings...)
-	var log bytes.Buffer
-	p.cmd.Stdout, p.cmd.Stderr = &log, &log
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.ended)
-		p.cmd.Wait()
-	}()
 	t.Cleanup(func() {
-		p.cmd.Process.Kill()
-		<-p.ended
+		p.watchdog.Kill()
 		p.Close()
-		if t.Failed() {
-			t.Logf("fwatchdog %v said\n%s", settings, log.String())
-		}
 	})
-	eventually(t, "fwatchdog to be ready", func() bool {
-		res, err := http.Get("http://127.0.0.1:" + port + contract.ReadyPath)
-		if err != nil {
-			return false
-		}
-		res.Body.Close()
-		return res.StatusCode == 200
-	})
-	http.DefaultClient.CloseIdleConnections()
+	p.watchdog.Ready()
 	return p
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 // inTurn tries the pods one after another as long as they refuse, or are not
@@ -167,7 +96,7 @@ func (p *pod) busy(t testing.TB, g *gate) {
 	t.Helper()
 	before := p.arrived.Load()
 	g.send(t, "POST /busy HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbusy")
-	eventually(t, "the handler to be busy", func() bool { return p.arrived.Load() > before })
+	programtest.Eventually(t, "the handler to be busy", func() bool { return p.arrived.Load() > before })
 }
 
 // post sends a body and checks that it comes back.
@@ -202,7 +131,7 @@ func TestWatchdogRefuses(t *testing.T) {
 		full.busy(t, one)
 		if queue == "1" { // and one waits
 			one.send(t, "POST /busy HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbusy")
-			eventually(t, "one to wait", func() bool {
+			programtest.Eventually(t, "one to wait", func() bool {
 				res, err := http.Get("http://" + full.address + contract.ReadyPath)
 				if err != nil {
 					return false
@@ -290,11 +219,11 @@ func TestWatchdogDrains(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "requests at the first", func() bool { return first.arrived.Load() > 100 })
-	first.cmd.Process.Signal(syscall.SIGTERM)
-	<-first.ended
+	programtest.Eventually(t, "requests at the first", func() bool { return first.arrived.Load() > 100 })
+	first.watchdog.Signal(syscall.SIGTERM)
+	<-first.watchdog.Ended
 	before := second.arrived.Load()
-	eventually(t, "requests at the second", func() bool { return second.arrived.Load() > before+100 })
+	programtest.Eventually(t, "requests at the second", func() bool { return second.arrived.Load() > before+100 })
 	stop.Store(true)
 	group.Wait()
 }
@@ -348,10 +277,10 @@ func TestWatchdogKilled(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "requests at the first", func() bool { return first.arrived.Load() > 200 })
-		first.cmd.Process.Kill()
+		programtest.Eventually(t, "requests at the first", func() bool { return first.arrived.Load() > 200 })
+		first.watchdog.Kill()
 		before := second.arrived.Load()
-		eventually(t, "requests at the second", func() bool { return second.arrived.Load() > before+200 })
+		programtest.Eventually(t, "requests at the second", func() bool { return second.arrived.Load() > before+200 })
 		stop.Store(true)
 		group.Wait()
 		if n := sent.Load() + lost.Load(); n > 8 {
