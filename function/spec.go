@@ -38,6 +38,9 @@ type Spec struct {
 	Concurrency      int
 	AsyncConcurrency int
 
+	// Retry is of asynchronous calls.
+	Retry Retry
+
 	// DependsOn is woken with the function and waited for; StartWithAny
 	// wakes this one with any function's first call.
 	DependsOn    []Ref
