@@ -77,6 +77,12 @@ func BenchmarkAtRest(b *testing.B) {
 // BenchmarkFound is how long a pod serves before it is found to: a port opens
 // some time after the provider told its address, as when a container starts.
 func BenchmarkFound(b *testing.B) {
+	b.Run("soon", func(b *testing.B) { found(b, 10*time.Millisecond, 60*time.Millisecond) })
+	b.Run("later", func(b *testing.B) { found(b, 200*time.Millisecond, 400*time.Millisecond) })
+}
+
+// found has ports open between so early and so late.
+func found(b *testing.B, early, late time.Duration) {
 	f := runFleet(b, &Prober{})
 	var took []time.Duration
 	for n := 0; b.Loop(); n++ {
@@ -89,7 +95,7 @@ func BenchmarkFound(b *testing.B) {
 		ref := refOf(n)
 		f.Put(functionOf(ref, function.Pod{UID: fmt.Sprint(n), Addr: addr}))
 		e := f.Get(ref)
-		time.Sleep(200*time.Millisecond + rand.N(200*time.Millisecond))
+		time.Sleep(early + rand.N(late-early))
 		if l, err = net.Listen("tcp", addr); err != nil {
 			b.Fatal(err)
 		}
@@ -110,6 +116,34 @@ func BenchmarkFound(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "median-ms")
 	b.ReportMetric(float64(took[len(took)-1].Microseconds())/1e3, "worst-ms")
+}
+
+// BenchmarkStart is what pods cost in their first second that all come at once
+// and do not listen yet: CPU for each.
+func BenchmarkStart(b *testing.B) {
+	for _, pods := range []int{1, 20, 1000} {
+		b.Run(fmt.Sprint(pods), func(b *testing.B) {
+			f := runFleet(b, &Prober{})
+			var used time.Duration
+			for b.Loop() {
+				fn := functionOf(refOf(1))
+				for i := range pods {
+					l, err := net.Listen("tcp", fmt.Sprintf("127.0.%d.%d:0", i/200, 1+i%200))
+					if err != nil {
+						b.Fatal(err)
+					}
+					fn.Pods = append(fn.Pods, function.Pod{Name: fmt.Sprint(i), UID: fmt.Sprint(i), Addr: l.Addr().String()})
+					_ = l.Close()
+				}
+				before := cpu(b)
+				f.Put(fn)
+				time.Sleep(time.Second)
+				used += cpu(b) - before
+				f.Delete(fn.Ref)
+			}
+			b.ReportMetric(float64(used.Microseconds())/float64(b.N)/float64(pods), "cpu-µs/pod")
+		})
+	}
 }
 
 // BenchmarkPut is one change of a function with five pods.

@@ -20,6 +20,10 @@ const (
 	// DefaultLimit bounds the descriptors and goroutines of probes.
 	DefaultLimit = 512
 
+	// firstInterval is for the first moments with an address: where the
+	// address comes with the process, that serves a few of them later. Until
+	// Interval is reached these are some 15 probes more.
+	firstInterval = 5 * time.Millisecond
 	// freshFor is how long a pod that is not started is asked often.
 	freshFor = 10 * time.Second
 	// freshTimeout is short because the first SYN to a new address may be
@@ -50,8 +54,9 @@ const (
 // zero value of a field is its default. A Prober serves one Fleet.
 type Prober struct {
 	Log *slog.Logger
-	// Interval is the pause between two probes of a new pod. It grows to ten
-	// times that within 10 s, and to forty times within a minute.
+	// Interval is the pause between two probes of a new pod, once it has had
+	// an address for 200 ms; before it is less. It grows to ten times that
+	// within 10 s, and to forty times within a minute.
 	Interval time.Duration
 	// Look is the mean time between two looks at a pod that serves and has
 	// room; it is longer where these are more than a thousand (calmRate).
