@@ -97,8 +97,12 @@ func TestWhatIsNotListedIsNotThere(t *testing.T) {
 			t.Errorf("%s: %d, want %d", target, rec.Code, want)
 		}
 	}
-	if rec := w.ask("CONNECT", "http://echo.fn/", "", nil); rec.Code != 400 {
-		t.Errorf("CONNECT: %d", rec.Code)
+	if rec := w.ask("CONNECT", "http://echo.fn/", "", nil); rec.Code != 400 || !strings.Contains(rec.Body.String(), "CONNECT \"http://echo.fn/\": weir is no proxy") ||
+		!strings.Contains(rec.Body.String(), "/function/NAME") {
+		t.Errorf("CONNECT: %d %q", rec.Code, rec.Body.String())
+	}
+	if rec := w.ask("OPTIONS", "*", "", nil); rec.Code != 400 || !strings.Contains(rec.Body.String(), "OPTIONS \"*\": ") {
+		t.Errorf("OPTIONS *: %d %q", rec.Code, rec.Body.String())
 	}
 	if wakes, asks := w.provider.asked(); wakes != nil || asks != nil {
 		t.Errorf("asked for %v, %v", wakes, asks)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -107,7 +108,7 @@ func (t *route) takes(method string) bool {
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	target, ok := rawTarget(r)
 	if !ok {
-		say(w, http.StatusBadRequest, "expected a path that begins with /")
+		say(w, http.StatusBadRequest, noPath(r))
 		return
 	}
 	q := &request{Request: r}
@@ -166,6 +167,15 @@ func rawTarget(r *http.Request) (string, bool) {
 		return "/", true
 	}
 	return slashed(after[end:]), true
+}
+
+// noPath says why a request has no target to go by, and what to do.
+func noPath(r *http.Request) string {
+	asked := fmt.Sprintf("%.16s %.128q: ", r.Method, r.RequestURI)
+	if r.Method == http.MethodConnect {
+		return asked + "weir is no proxy and opens no tunnel; send the request itself, to /function/NAME (and take weir out of the client's proxy settings)"
+	}
+	return asked + "expected a path that begins with /; a function is called at /function/NAME"
 }
 
 // slashed is a path and query that a request line may have: a path is never
