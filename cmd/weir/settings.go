@@ -36,7 +36,34 @@ type settings struct {
 	HoldTimeout  duration `split_words:"true" default:"2m" desc:"How long a request waits for a pod before it is answered 503."`
 	MaxBody      bytes    `split_words:"true" default:"0" desc:"Longest request body of a synchronous call, 413 beyond; 0 is no bound."`
 
-	DataDir path `split_words:"true" desc:"A folder for what one weir keeps on disk: made if it is not there, and locked for this weir alone."`
+	DataDir          path    `split_words:"true" desc:"A folder in which this weir keeps asynchronous calls: made if it is not there, and locked for this weir alone. For one weir; several keep them in WEIR_NATS_URL together."`
+	NatsURL          text    `split_words:"true" desc:"A NATS server with JetStream, or several of one cluster with commas, in which weirs keep asynchronous calls together, such as nats://nats:4222 or tls://nats:4222. In place of WEIR_DATA_DIR."`
+	NatsCredentials  path    `split_words:"true" desc:"A credentials file (.creds) for WEIR_NATS_URL."`
+	NatsUser         text    `split_words:"true" desc:"The user for WEIR_NATS_URL."`
+	NatsPassword     secret  `split_words:"true" desc:"The user's password."`
+	NatsPasswordFile path    `split_words:"true" desc:"A file that holds the password; its last line break does not count."`
+	NatsCa           path    `split_words:"true" desc:"The certificates of the authorities (PEM) that WEIR_NATS_URL is trusted by. Default: the system's."`
+	NatsCert         path    `split_words:"true" desc:"This weir's certificate (PEM) for WEIR_NATS_URL, with WEIR_NATS_KEY."`
+	NatsKey          path    `split_words:"true" desc:"Its key (PEM)."`
+	NatsReplicas     number  `split_words:"true" default:"1" desc:"On how many servers of the cluster each call is kept: 1, 3 or 5."`
+	NatsSync         syncing `split_words:"true" default:"interval" desc:"WEIR_DATA_DIR: always writes every call to the disk before it is acknowledged, so that it survives a power cut; interval does within two minutes, so that it survives the end of any process."`
+	NatsListen       address `split_words:"true" desc:"WEIR_DATA_DIR: where its NATS server listens, for the nats command; it asks for no password. Default: nowhere."`
+	NatsPrefix       text    `split_words:"true" desc:"What the names of streams and subjects begin with: different for weirs that share a NATS cluster but not their calls. Default: WEIR_RELEASE."`
+
+	AsyncMaxBody    bytes    `split_words:"true" default:"1Mi" desc:"Longest request body of an asynchronous call, 413 beyond."`
+	AsyncMaxAge     duration `split_words:"true" default:"24h" desc:"How long a call waits for a function that does not take it before it is a dead letter."`
+	AsyncMaxTime    duration `split_words:"true" default:"1h" desc:"How long one attempt may run before it is cut."`
+	AsyncMaxCalls   number   `split_words:"true" default:"2000000" desc:"Calls of one function that may be queued; one more is answered 503."`
+	AsyncMaxStore   bytes    `split_words:"true" default:"10Gi" desc:"Bytes of all queued calls; beyond them 503. Dead letters may take as much again."`
+	AsyncWindow     duration `split_words:"true" default:"10m" desc:"How long an Idempotency-Key is known, so that a call that is sent twice is one."`
+	AsyncResultTime duration `split_words:"true" default:"1h" desc:"How long the outcome of a call can be asked for."`
+	AsyncResultSize bytes    `split_words:"true" default:"64Ki" desc:"How much of a function's answer is kept with it."`
+
+	CallbackAllow    text     `split_words:"true" desc:"Hosts and networks (CIDR), with commas, to which callbacks may go though they are this host's own, loopback, link-local or a cloud's metadata."`
+	CallbackTimeout  duration `split_words:"true" default:"30s" desc:"How long a receiver of callbacks may take to answer."`
+	CallbackMaxBody  bytes    `split_words:"true" default:"1Mi" desc:"How much of a function's answer a callback carries."`
+	CallbackAttempts number   `split_words:"true" default:"10" desc:"How often a callback is tried."`
+	Hosts            text     `split_words:"true" desc:"Names by which weir itself is called, with commas, beside its host name, loopback and, on kubernetes, its Service: a callback to one of them is a call of the function that its path names."`
 
 	DrainInterval   duration `split_words:"true" desc:"After SIGTERM: how long all is still served while /healthz says 503, before the listener closes. Default: 5s; local: 0."`
 	ShutdownTimeout duration `split_words:"true" default:"60s" desc:"How long requests under way, held ones too, may take after that."`
@@ -77,6 +104,7 @@ func read() (*settings, error) {
 // validate finds what does not go together, and reads the password's file.
 func (s *settings) validate() (faults []error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	s.validateStore(fault)
 	switch {
 	case s.Provider.val == "local" && s.Stack.val == "":
 		fault("WEIR_STACK is not set: expected the path of a stack.yaml for WEIR_PROVIDER=local")

@@ -46,6 +46,7 @@ type (
 	secret   struct{ parsed[string] }
 	address  struct{ parsed[string] }
 	choice   struct{ parsed[string] }
+	syncing  struct{ parsed[string] }
 	format   struct{ parsed[string] }
 	level    struct{ parsed[slog.Level] }
 	number   struct{ parsed[int] }
@@ -58,6 +59,7 @@ func (v *path) Set(s string) error     { v.read(s, verbatim); return nil }
 func (v *secret) Set(s string) error   { v.read(s, verbatim); return nil }
 func (v *address) Set(s string) error  { v.read(s, parseAddress); return nil }
 func (v *choice) Set(s string) error   { v.read(s, oneOf("kubernetes", "local")); return nil }
+func (v *syncing) Set(s string) error  { v.read(s, oneOf("interval", "always")); return nil }
 func (v *format) Set(s string) error   { v.read(s, oneOf("text", "json")); return nil }
 func (v *level) Set(s string) error    { v.read(s, parseLevel); return nil }
 func (v *number) Set(s string) error   { v.read(s, parseNumber); return nil }

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestStoreSettings(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  string // NAME=value, with spaces
+		want string // of the fault, empty where there is none
+	}{
+		"none":                {"", ""},
+		"embedded":            {"DATA_DIR=/d NATS_SYNC=always NATS_LISTEN=127.0.0.1:4222", ""},
+		"external":            {"NATS_URL=nats://a:4222,tls://b:4222 NATS_USER=u NATS_PASSWORD=p NATS_REPLICAS=3", ""},
+		"both":                {"DATA_DIR=/d NATS_URL=nats://a:4222", "WEIR_DATA_DIR and WEIR_NATS_URL are both set"},
+		"a user for nobody":   {"DATA_DIR=/d NATS_USER=u", "WEIR_NATS_USER is set: it is for WEIR_NATS_URL"},
+		"replicas of one":     {"NATS_REPLICAS=3 DATA_DIR=/d", "WEIR_NATS_REPLICAS is set: it is for WEIR_NATS_URL"},
+		"even replicas":       {"NATS_URL=nats://a:4222 NATS_REPLICAS=2", `WEIR_NATS_REPLICAS="2": expected 1, 3 or 5`},
+		"sync of others":      {"NATS_URL=nats://a:4222 NATS_SYNC=always", "it is the servers' own setting"},
+		"no such sync":        {"DATA_DIR=/d NATS_SYNC=often", `WEIR_NATS_SYNC="often": expected one of interval, always`},
+		"an open port":        {"DATA_DIR=/d NATS_LISTEN=:4222", `WEIR_NATS_LISTEN=":4222": expected an address of loopback`},
+		"listen without":      {"NATS_LISTEN=127.0.0.1:4222", "which is not set"},
+		"no URL":              {"NATS_URL=nats:4222", "WEIR_NATS_URL: expected nats://host:port"},
+		"half a URL":          {"NATS_URL=nats://a:4222,b", "WEIR_NATS_URL: expected nats://host:port"},
+		"half a certificate":  {"NATS_URL=tls://a:4222 NATS_CERT=/c", "WEIR_NATS_CERT and WEIR_NATS_KEY: expected both or none"},
+		"prefix of two words": {"DATA_DIR=/d NATS_PREFIX=a.b", `WEIR_NATS_PREFIX="a.b": expected a word`},
+		"two passwords":       {"NATS_URL=nats://a:4222 NATS_PASSWORD=p NATS_PASSWORD_FILE=/none", "WEIR_NATS_PASSWORD and WEIR_NATS_PASSWORD_FILE are both set"},
+		"no password":         {"NATS_URL=nats://a:4222 NATS_PASSWORD_FILE=/none", `WEIR_NATS_PASSWORD_FILE="/none": open`},
+		"a huge body":         {"ASYNC_MAX_BODY=1Gi", `WEIR_ASYNC_MAX_BODY="1Gi": expected 1 to 33554432 bytes`},
+		"no store at all":     {"ASYNC_MAX_STORE=1", `WEIR_ASYNC_MAX_STORE="1": expected 67108864 to`},
+		"no age":              {"ASYNC_MAX_AGE=0", `WEIR_ASYNC_MAX_AGE="0": expected at least 1s`},
+		"no attempt":          {"CALLBACK_ATTEMPTS=0", `WEIR_CALLBACK_ATTEMPTS="0": expected at least 1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clear(t)
+			for entry := range strings.FieldsSeq(c.env) {
+				name, value, _ := strings.Cut(entry, "=")
+				t.Setenv("WEIR_"+name, value)
+			}
+			_, err := read()
+			switch {
+			case c.want == "" && err != nil:
+				t.Error(err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
