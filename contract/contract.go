@@ -45,6 +45,9 @@ const (
 	RejectInflight = "inflight"
 	RejectQueue    = "queue"
 	RejectDraining = "draining"
+	// RejectHandler comes with 502: the handler has ended, and had begun
+	// nothing of the request.
+	RejectHandler = "handler"
 	// What too little is left of.
 	RejectMemory = "memory"
 	RejectFds    = "fds"

@@ -16,6 +16,7 @@ import (
 	limiterapi "github.com/openfaas/faas-middleware/concurrency-limiter"
 
 	"github.com/weir-run/weir/contract"
+	"github.com/weir-run/weir/health"
 	"github.com/weir-run/weir/invoke"
 	"github.com/weir-run/weir/limiter"
 )
@@ -100,6 +101,10 @@ func (w *Watchdog) finished(ww *response, r *http.Request, took time.Duration) {
 func (w *Watchdog) admit(rw http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor != 1 { // net/http hands the preface of HTTP/2 on as a request
 		writeOwn(rw, http.StatusHTTPVersionNotSupported, "this is HTTP/1.1\n")
+		return
+	}
+	if w.health.State() == health.Dead {
+		w.turnAway(rw, r, errDead)
 		return
 	}
 	if c := connectionOf(r); w.closed.Load() && c != nil && c.kept.Load() {
@@ -219,6 +224,10 @@ func (w *Watchdog) fail(ww *response, r *http.Request, err error) {
 	}
 	if errors.Is(err, errStarting) {
 		w.refuse(ww, r, http.StatusServiceUnavailable, contract.RejectQueue, body)
+		return
+	}
+	if w.missed(r, err) {
+		w.refuse(ww, r, status, contract.RejectHandler, body)
 		return
 	}
 	ww.Header().Set(contract.HeaderDuration, strconv.FormatFloat(time.Since(ww.started).Seconds(), 'f', 6, 64))

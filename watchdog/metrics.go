@@ -95,7 +95,7 @@ func newMetrics(g gauges) *metrics {
 	}
 	for _, reason := range []string{
 		contract.RejectInflight, contract.RejectQueue, contract.RejectDraining,
-		contract.RejectMemory, contract.RejectFds, contract.RejectPids, contract.RejectDisk,
+		contract.RejectHandler, contract.RejectMemory, contract.RejectFds, contract.RejectPids, contract.RejectDisk,
 	} {
 		m.rejected.WithLabelValues(reason)
 	}

@@ -735,7 +735,9 @@ func TestDeathAnswersTheLine(t *testing.T) {
 	died := make(chan struct{})
 	go func() { b.die(); close(died) }()
 	for _, c := range clients {
-		c.want(502, "the handler ended before a slot was free\n")
+		if resp := c.want(502, "the handler ended before a slot was free\n"); resp.Header.Get(contract.HeaderReject) != contract.RejectHandler || !resp.Close {
+			t.Errorf("%v, want the reason handler and the connection's end", resp.Header)
+		}
 	}
 	b.release()
 	<-died

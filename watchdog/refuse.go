@@ -1,6 +1,7 @@
 package watchdog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,9 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/contract"
+	"github.com/weir-run/weir/invoke"
 	"github.com/weir-run/weir/limiter"
+	"github.com/weir-run/weir/proxy"
 )
 
 // turnAway answers a request that got no slot.
@@ -31,9 +34,7 @@ func (w *Watchdog) turnAway(rw http.ResponseWriter, r *http.Request, err error) 
 	case errors.Is(err, errStopping):
 		unavailable(contract.RejectDraining, err.Error()+"\n")
 	case errors.Is(err, errDead):
-		_ = http.NewResponseController(rw).EnableFullDuplex() // the body may still come
-		rw.Header()["Connection"] = closeValue
-		writeOwn(rw, http.StatusBadGateway, err.Error()+"\n")
+		w.refuse(rw, r, http.StatusBadGateway, contract.RejectHandler, err.Error()+"\n")
 	default:
 		w.fail(w.response(rw), r, err) // the client left
 	}
@@ -54,8 +55,8 @@ func (w *Watchdog) refuse(rw http.ResponseWriter, r *http.Request, status int, r
 	if rest {
 		_ = http.NewResponseController(rw).EnableFullDuplex()
 	}
-	if rest && !short {
-		h["Connection"] = closeValue // its next bytes are that body, and no request
+	if rest && !short || reason == contract.RejectHandler {
+		h["Connection"] = closeValue // its next bytes are that body, or nobody is there for them
 	}
 	h["Content-Type"] = textPlain
 	h["Retry-After"] = []string{w.retryAfter()}
@@ -71,6 +72,34 @@ func (w *Watchdog) refuse(rw http.ResponseWriter, r *http.Request, status int, r
 	if short {
 		readOff(rw, r)
 	}
+}
+
+// endUnknown is how long a handler may have closed its port before this program
+// knows that it has ended: both want the processor, and its quota is handed out
+// in tenths of a second.
+const endUnknown = 250 * time.Millisecond
+
+// missed says whether err is that of a handler that has ended and surely began
+// nothing of the request. One that lives and takes no connection is another
+// matter: what is sent elsewhere for that would come back at once, since this
+// watchdog goes on saying that it is ready.
+func (w *Watchdog) missed(r *http.Request, err error) bool {
+	if !errors.Is(err, invoke.ErrUnreachable) || len(w.cfg.Command) == 0 {
+		return false
+	}
+	// A kept connection that breaks has an idempotent request dialled for once
+	// more. The handler may have begun it, and have ended of it.
+	if proxy.Idempotent(r.Method) {
+		return false
+	}
+	timer := time.NewTimer(endUnknown)
+	defer timer.Stop()
+	select {
+	case <-w.inLine.Done():
+	case <-r.Context().Done():
+	case <-timer.C:
+	}
+	return context.Cause(w.inLine) == errDead
 }
 
 // refuseGuarded is refuse for what the guards do not let run.
