@@ -140,5 +140,8 @@ func parse(r io.Reader) (Counters, error) {
 }
 
 // isDemand says whether a request refused for this reason was work that more
-// pods would have done. What a pod refuses because it ends is sent elsewhere.
-func isDemand(reason string) bool { return reason != contract.RejectDraining }
+// pods would have done. What a pod refuses because it or its handler ends is
+// sent elsewhere.
+func isDemand(reason string) bool {
+	return reason != contract.RejectDraining && reason != contract.RejectHandler
+}

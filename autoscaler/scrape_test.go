@@ -150,8 +150,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestDrainingIsNoDemand(t *testing.T) {
-	c, err := parse(strings.NewReader("watchdog_ready 1\nwatchdog_rejected_total{reason=\"draining\"} 9\nwatchdog_rejected_total{reason=\"inflight\"} 2\nwatchdog_rejected_total{reason=\"memory\"} 3\n"))
+func TestWhatEndsIsNoDemand(t *testing.T) {
+	c, err := parse(strings.NewReader("watchdog_ready 1\nwatchdog_rejected_total{reason=\"draining\"} 9\nwatchdog_rejected_total{reason=\"handler\"} 7\nwatchdog_rejected_total{reason=\"inflight\"} 2\nwatchdog_rejected_total{reason=\"memory\"} 3\n"))
 	if err != nil || c.Rejected != 5 {
 		t.Errorf("%v %v", c.Rejected, err)
 	}
