@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // readmeCommands are the lines of README.md's first try that have a curl.
@@ -48,21 +50,21 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	shorter := strings.NewReplacer("zero-duration: 20s", "zero-duration: 3s", "zero-duration: 1m", "zero-duration: 4s")
-	p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=testdata/stack.yaml", "WEIR_FWATCHDOG="+fwatchdog(t))
-	p.write("testdata/stack.yaml", shorter.Replace(string(text)))
+	p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=testdata/stack.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t))
+	p.Write("testdata/stack.yaml", shorter.Replace(string(text)))
 	for _, name := range []string{"hello", "wc", "slow"} {
-		built := build(t, "functions/"+name, "../../testdata/functions/"+name)
-		if err := os.MkdirAll(filepath.Join(p.dir, "bin/functions"), 0o755); err != nil {
+		built := programtest.Build(t, "testdata/functions/"+name)
+		if err := os.MkdirAll(filepath.Join(p.Dir, "bin/functions"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(built, filepath.Join(p.dir, "bin/functions", name)); err != nil {
+		if err := os.Symlink(built, filepath.Join(p.Dir, "bin/functions", name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.launch().serving()
-	p.until("its functions are known", func() bool { return p.get("/healthz").StatusCode == http.StatusOK })
+	p.Launch().Serving()
+	p.Until("its functions are known", func() bool { return p.get("/healthz").StatusCode == http.StatusOK })
 	p.get("/status-function/hello").check(t, http.StatusOK, `{"NumberReady":0,"numberRequested":0}`)
-	if left := p.processes("bin/functions"); len(left) > 0 {
+	if left := p.Processes("bin/functions"); len(left) > 0 {
 		t.Errorf("running before the first call: %v", left)
 	}
 
@@ -73,7 +75,7 @@ func TestReadme(t *testing.T) {
 	}
 	for i, line := range commands {
 		line, _, _ = strings.Cut(line, " # ")
-		out, err := exec.Command("bash", "-c", strings.ReplaceAll(line, "localhost:8080", p.addr)).CombinedOutput()
+		out, err := exec.Command("bash", "-c", strings.ReplaceAll(line, "localhost:8080", p.Addr)).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want[i]) {
 			t.Errorf("%s: %v, %q, want %q in it", line, err, out, want[i])
 		}
@@ -81,14 +83,14 @@ func TestReadme(t *testing.T) {
 			t.Errorf("%d of 40 calls were answered: %q", n, out)
 		}
 	}
-	if !regexp.MustCompile(`msg=scaled function=slow\.default from=\d+ to=([3-9]|10) `).MatchString(p.log.String()) {
+	if !regexp.MustCompile(`msg=scaled function=slow\.default from=\d+ to=([3-9]|10) `).MatchString(p.Log.String()) {
 		t.Error("40 calls at once, four to a replica, brought no more than two replicas")
 	}
-	p.until("all is back at zero", func() bool {
-		return strings.Count(p.get("/status-functions").text, `"numberRequested":0`) == 3 && len(p.processes("bin/functions")) == 0
+	p.Until("all is back at zero", func() bool {
+		return strings.Count(p.get("/status-functions").text, `"numberRequested":0`) == 3 && len(p.Processes("bin/functions")) == 0
 	})
 	// The reason of the last look, which comes within a second of the change.
-	p.until("it is said to be asleep", func() bool { return strings.Contains(p.get("/system/function/slow").text, `"why":"asleep`) })
+	p.Until("it is said to be asleep", func() bool { return strings.Contains(p.get("/system/function/slow").text, `"why":"asleep`) })
 	p.get("/system/function/slow").check(t, http.StatusOK, `"to":0,"reason":"idle"`)
 }
 
@@ -115,7 +117,7 @@ func TestBurstFromZero(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := strings.Count(p.log.String(), `msg=woken function=echo.default`); n != 1 {
+	if n := strings.Count(p.Log.String(), `msg=woken function=echo.default`); n != 1 {
 		t.Errorf("%d wakes are in the log, want 1", n)
 	}
 	if n := p.metric(`weir_wakes_total{function_name="echo.default",result="done"}`); n != 1 {
@@ -176,7 +178,7 @@ func TestKinds(t *testing.T) {
 }
 
 func events(t *testing.T, p *program) {
-	response, err := client.Get(p.url + "/function/echo/sse")
+	response, err := client.Get(p.URL + "/function/echo/sse")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,12 +199,12 @@ func events(t *testing.T, p *program) {
 }
 
 func upgraded(t *testing.T, p *program) {
-	c, err := net.Dial("tcp", p.addr)
+	c, err := net.Dial("tcp", p.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(programtest.Patience))
 	fmt.Fprintf(c, "GET /function/echo/upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	back := bufio.NewReader(c)
 	response, err := http.ReadResponse(back, nil)
@@ -236,7 +238,7 @@ func (z *zeros) Read(b []byte) (int, error) {
 }
 
 func streamed(t *testing.T, p *program, size int) {
-	r, _ := http.NewRequest(http.MethodPost, p.url+"/function/cat", &zeros{size})
+	r, _ := http.NewRequest(http.MethodPost, p.URL+"/function/cat", &zeros{size})
 	response, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -246,14 +248,14 @@ func streamed(t *testing.T, p *program, size int) {
 	if err != nil || n != int64(size) || response.StatusCode != http.StatusOK {
 		t.Errorf("%s, %d bytes came back of %d: %v", response.Status, n, size, err)
 	}
-	if rss := p.memory(); rss > 200<<20 && !raceDetector {
+	if rss := p.memory(); rss > 200<<20 && !programtest.Race {
 		t.Errorf("weir takes %d MiB", rss>>20)
 	}
 }
 
 // memory is what weir itself has resident.
 func (p *program) memory() int {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 	for line := range strings.Lines(string(text)) {
 		var kib int
 		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
@@ -302,7 +304,7 @@ func TestProtected(t *testing.T) {
 		p.get("/system/functions").check(t, http.StatusUnauthorized, "WEIR_BASIC_AUTH_PASSWORD")
 		p.get("/healthz").check(t, http.StatusOK)
 		for password, status := range map[string]int{"open sesame": http.StatusOK, "open sesame\n": http.StatusUnauthorized, "": http.StatusUnauthorized} {
-			r, _ := http.NewRequest(http.MethodGet, p.url+"/system/functions", nil)
+			r, _ := http.NewRequest(http.MethodGet, p.URL+"/system/functions", nil)
 			r.SetBasicAuth("ali", password)
 			response, err := client.Do(r)
 			if err != nil {
@@ -313,7 +315,7 @@ func TestProtected(t *testing.T) {
 				t.Errorf("password %q: %s, want %d", password, response.Status, status)
 			}
 		}
-		if strings.Contains(p.log.String(), "sesame") {
+		if strings.Contains(p.Log.String(), "sesame") {
 			t.Error("the password is in the log")
 		}
 	})

@@ -10,16 +10,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // ends runs a weir that is to end by itself, and returns what it said.
 func ends(t *testing.T, p *program, code int) string {
 	t.Helper()
-	if got := p.launch().wait(); got != code {
+	if got := p.Launch().Wait(); got != code {
 		t.Errorf("exit code %d, want %d", got, code)
 	}
-	p.gone()
-	return p.log.String()
+	p.Gone()
+	return p.Log.String()
 }
 
 // says checks that each sentence is there, each in a line of its own.
@@ -61,8 +63,8 @@ func TestWrongSettings(t *testing.T) {
 // TestStackWithFaults: every fault with its file and line.
 func TestStackWithFaults(t *testing.T) {
 	t.Parallel()
-	p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+fwatchdog(t))
-	p.write("stack.yaml", strings.Join([]string{
+	p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t))
+	p.Write("stack.yaml", strings.Join([]string{
 		1:  "functions:",
 		2:  "  good:",
 		3:  "    fprocess: cat",
@@ -94,13 +96,13 @@ func TestStackWithFaults(t *testing.T) {
 	}
 
 	for name, text := range map[string]string{"not YAML": "functions: [", "empty": "", "a list": "- a\n"} {
-		p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+fwatchdog(t))
-		p.write("stack.yaml", text)
+		p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t))
+		p.Write("stack.yaml", text)
 		if said := ends(t, p, 1); !strings.Contains(said, "stack.yaml") || !strings.Contains(said, "expected") {
 			t.Errorf("%s: %q", name, said)
 		}
 	}
-	p = command(t, "WEIR_PROVIDER=local", "WEIR_STACK=nowhere.yaml", "WEIR_FWATCHDOG="+fwatchdog(t))
+	p = command(t, "WEIR_PROVIDER=local", "WEIR_STACK=nowhere.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t))
 	says(t, ends(t, p, 1), "nowhere.yaml: no such file")
 	says(t, ends(t, command(t, "WEIR_PROVIDER=local"), 1), "WEIR_STACK is not set: expected the path of a stack.yaml")
 }
@@ -112,10 +114,10 @@ func TestWhatIsMissing(t *testing.T) {
 	const stack = "functions:\n  cat:\n    fprocess: cat\n"
 	t.Run("no fwatchdog", func(t *testing.T) {
 		p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "PATH=/nowhere")
-		p.write("stack.yaml", stack)
+		p.Write("stack.yaml", stack)
 		says(t, ends(t, p, 1), "WEIR_FWATCHDOG")
 		p = command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG=/nowhere/fwatchdog")
-		p.write("stack.yaml", stack)
+		p.Write("stack.yaml", stack)
 		says(t, ends(t, p, 1), "/nowhere/fwatchdog")
 	})
 	t.Run("port taken", func(t *testing.T) {
@@ -125,18 +127,18 @@ func TestWhatIsMissing(t *testing.T) {
 		}
 		defer func() { _ = l.Close() }()
 		for _, name := range []string{"WEIR_LISTEN", "WEIR_METRICS_LISTEN"} {
-			p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+fwatchdog(t), name+"="+l.Addr().String())
-			p.write("stack.yaml", stack)
+			p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t), name+"="+l.Addr().String())
+			p.Write("stack.yaml", stack)
 			says(t, ends(t, p, 1), name+": listen tcp "+l.Addr().String()+": bind: address already in use")
 		}
 	})
 	t.Run("an argument", func(t *testing.T) {
 		p := command(t)
-		p.cmd.Args = append(p.cmd.Args, "serve")
+		p.Args = append(p.Args, "serve")
 		says(t, ends(t, p, 1), `argument "serve": weir takes its settings from the environment`)
 	})
 	t.Run("the version", func(t *testing.T) {
-		out, err := exec.Command(weirProgram(t), "-version").Output()
+		out, err := exec.Command(programtest.BuildWeir(t), "-version").Output()
 		if err != nil || !strings.HasPrefix(string(out), "Version: dev") {
 			t.Errorf("%q, %v", out, err)
 		}
@@ -147,8 +149,8 @@ func TestWhatIsMissing(t *testing.T) {
 func TestUnknownSetting(t *testing.T) {
 	t.Parallel()
 	p := local(t, "functions:\n  cat:\n    fprocess: cat\n    annotations:\n      weir/zero: \"true\"\n", "WEIR_HOLD_TIME=1s", "WEIR_PORT=tcp://10.0.0.1:80")
-	says(t, p.log.String(), "variable=WEIR_HOLD_TIME")
-	if strings.Contains(p.log.String(), "variable=WEIR_PORT") {
+	says(t, p.Log.String(), "variable=WEIR_HOLD_TIME")
+	if strings.Contains(p.Log.String(), "variable=WEIR_PORT") {
 		t.Error("Kubernetes' own variable was taken for a misspelt setting")
 	}
 }
@@ -158,7 +160,7 @@ func TestBadLabels(t *testing.T) {
 	t.Parallel()
 	p := local(t, "functions:\n"+function(t, "echo", nil, append(asleep, `weir/max: "lots"`, `weir/depends-on: nobody`))+
 		"    labels:\n      com.openfaas.scale.target: \"-1\"\n")
-	says(t, p.log.String(), `weir/max=\"lots\": expected`, `com.openfaas.scale.target=\"-1\": expected`)
+	says(t, p.Log.String(), `weir/max=\"lots\": expected`, `com.openfaas.scale.target=\"-1\": expected`)
 	p.get("/system/function/echo").check(t, http.StatusOK, `"key":"weir/max","value":"lots","expected":"`, `"key":"com.openfaas.scale.target","value":"-1"`, `"key":"weir/depends-on"`)
 	p.get("/function/echo").check(t, http.StatusOK)
 }
@@ -189,7 +191,7 @@ func TestFunctionsThatDoNotStart(t *testing.T) {
 		`ended with exit status 3 .*; its last words: \S+ \S+ stderr: no database here \|`,
 	} {
 		said := regexp.MustCompile(pattern)
-		p.until("the log has "+pattern, func() bool { return said.MatchString(p.log.String()) })
+		p.Until("the log has "+pattern, func() bool { return said.MatchString(p.Log.String()) })
 	}
 }
 
@@ -213,7 +215,8 @@ users: [{name: u, user: {token: confidential}}]
 	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := command(t, "WEIR_KUBECONFIG="+kubeconfig, "WEIR_NAMESPACE=fn", "WEIR_POD_NAME=me").launch().serving()
+	p := command(t, "WEIR_KUBECONFIG="+kubeconfig, "WEIR_NAMESPACE=fn", "WEIR_POD_NAME=me")
+	p.Launch().Serving()
 	p.get("/healthz").check(t, http.StatusServiceUnavailable)
 	for _, path := range []string{"/function/hello", "/function/hello.fn/x", "/status-functions", "/system/functions"} {
 		a := p.get(path)
@@ -224,11 +227,11 @@ users: [{name: u, user: {token: confidential}}]
 	}
 	a := p.get("/a", "Host: hello.fn")
 	a.check(t, http.StatusServiceUnavailable)
-	p.until("the log says it", func() bool { return strings.Contains(p.log.String(), "connection refused") })
-	if !regexp.MustCompile(`level=(WARN|ERROR) .*` + regexp.QuoteMeta(l.Addr().String())).MatchString(p.log.String()) {
+	p.Until("the log says it", func() bool { return strings.Contains(p.Log.String(), "connection refused") })
+	if !regexp.MustCompile(`level=(WARN|ERROR) .*` + regexp.QuoteMeta(l.Addr().String())).MatchString(p.Log.String()) {
 		t.Error("the log does not name the API server")
 	}
-	if strings.Contains(p.log.String(), "confidential") {
+	if strings.Contains(p.Log.String(), "confidential") {
 		t.Error("the token is in the log")
 	}
 }
@@ -240,17 +243,10 @@ func TestNoKubeconfig(t *testing.T) {
 		t.Skip("in a pod")
 	}
 	p := command(t)
-	p.launch()
-	p.until("it serves or ends", func() bool {
-		select {
-		case <-p.exited:
-			return true
-		default:
-			return serves.MatchString(p.log.String())
-		}
-	})
-	says(t, p.log.String(), "WEIR_KUBECONFIG")
+	p.Launch()
+	p.Until("it serves or ends", func() bool { return p.Over() || p.Serves() })
+	says(t, p.Log.String(), "WEIR_KUBECONFIG")
 	p = command(t, "WEIR_KUBECONFIG=/nowhere/kubeconfig")
-	p.launch()
-	p.until("it names the file", func() bool { return strings.Contains(p.log.String(), "/nowhere/kubeconfig") })
+	p.Launch()
+	p.Until("it names the file", func() bool { return strings.Contains(p.Log.String(), "/nowhere/kubeconfig") })
 }

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // calls are sent at once; done returns when all were answered, with how many
@@ -49,11 +51,11 @@ func TestDrain(t *testing.T) {
 	p := local(t, stack)
 	p.get("/function/one").check(t, http.StatusOK)
 	busy := p.calls(5, "/function/one?ms=300")
-	p.until("five calls are under way", func() bool { return p.inFlight("one") == 5 })
+	p.Until("five calls are under way", func() bool { return p.inFlight("one") == 5 })
 	woken := p.calls(5, "/function/sleeper?ms=300")
-	p.until("five calls wake a function", func() bool { return p.inFlight("sleeper") > 0 })
-	p.until("four wait for room", func() bool { return p.metric(`weir_held_requests{function_name="one.default"}`) > 0 })
-	p.signal(syscall.SIGTERM)
+	p.Until("five calls wake a function", func() bool { return p.inFlight("sleeper") > 0 })
+	p.Until("four wait for room", func() bool { return p.metric(`weir_held_requests{function_name="one.default"}`) > 0 })
+	p.Signal(syscall.SIGTERM)
 	if n := busy(); n != 5 {
 		t.Errorf("%d of 5 calls that ran or waited for room were answered", n)
 	}
@@ -61,10 +63,10 @@ func TestDrain(t *testing.T) {
 	if n := woken(); n < 1 {
 		t.Error("no call that waited for a wake was answered")
 	}
-	if code := p.wait(); code != 0 {
+	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	p.gone()
+	p.Gone()
 }
 
 // TestSecondSignal: whoever is in a hurry need not wait.
@@ -73,38 +75,38 @@ func TestSecondSignal(t *testing.T) {
 	p := local(t, "functions:\n"+function(t, "echo", []string{"exec_timeout: 10m", "write_timeout: 10m"}, asleep), "WEIR_SHUTDOWN_TIMEOUT=10m")
 	p.get("/function/echo").check(t, http.StatusOK)
 	done := p.calls(1, "/function/echo?ms=600000")
-	p.until("a long call runs", func() bool { return p.inFlight("echo") == 1 })
-	p.signal(syscall.SIGTERM)
-	p.until("it drains", func() bool { return strings.Contains(p.log.String(), "told to stop") })
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 0 {
+	p.Until("a long call runs", func() bool { return p.inFlight("echo") == 1 })
+	p.Signal(syscall.SIGTERM)
+	p.Until("it drains", func() bool { return strings.Contains(p.Log.String(), "told to stop") })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	if done() != 0 {
 		t.Error("the long call was answered")
 	}
-	p.gone()
+	p.Gone()
 }
 
 // TestShutdownTimeout: a conversation that does not end is cut, and said so.
 func TestShutdownTimeout(t *testing.T) {
 	t.Parallel()
 	p := local(t, "functions:\n"+function(t, "echo", nil, asleep), "WEIR_SHUTDOWN_TIMEOUT=1s")
-	c, err := net.Dial("tcp", p.addr)
+	c, err := net.Dial("tcp", p.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
 	fmt.Fprintf(c, "GET /function/echo/upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	p.until("the conversation runs", func() bool { return p.inFlight("echo") == 1 })
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(); code != 0 {
+	p.Until("the conversation runs", func() bool { return p.inFlight("echo") == 1 })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	if !strings.Contains(p.log.String(), "were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT") {
+	if !strings.Contains(p.Log.String(), "were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT") {
 		t.Error("nothing in the log says that a conversation was cut")
 	}
-	p.gone()
+	p.Gone()
 }
 
 // TestKilledWeir: nothing outlives it, whatever it ran.
@@ -116,11 +118,11 @@ func TestKilledWeir(t *testing.T) {
 	p := local(t, stack)
 	p.get("/function/echo").check(t, http.StatusOK)
 	done := p.calls(1, "/function/fork")
-	p.until("its sleeps run", func() bool { return len(p.processes("sleep")) >= 2 })
-	p.signal(syscall.SIGKILL)
-	p.wait()
+	p.Until("its sleeps run", func() bool { return len(p.Processes("sleep")) >= 2 })
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
 	done()
-	p.gone()
+	p.Gone()
 }
 
 // TestKilledReplica: a replica that is killed takes no call with it that may
@@ -128,7 +130,7 @@ func TestKilledWeir(t *testing.T) {
 func TestKilledReplica(t *testing.T) {
 	t.Parallel()
 	p := local(t, "functions:\n"+function(t, "echo", nil, []string{`weir/min: "3"`, `weir/max: "3"`}))
-	p.until("three replicas serve", func() bool {
+	p.Until("three replicas serve", func() bool {
 		return strings.Contains(p.get("/status-function/echo").text, `"NumberReady":3`)
 	})
 	const kills = 3
@@ -155,19 +157,19 @@ func TestKilledReplica(t *testing.T) {
 	}
 	for range kills {
 		before := good.Load()
-		p.until("fifty more answers came", func() bool { return good.Load()+bad.Load() >= before+50 })
-		for pid, line := range p.processes("fwatchdog") {
-			if strings.HasPrefix(line, programs) && strings.Contains(line, "fwatchdog") {
+		p.Until("fifty more answers came", func() bool { return good.Load()+bad.Load() >= before+50 })
+		for pid, line := range p.Processes("fwatchdog") {
+			if strings.HasPrefix(line, programtest.BuildFwatchdog(t)) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 				break
 			}
 		}
 	}
 	before := good.Load()
-	p.until("fifty more answers came", func() bool { return good.Load()+bad.Load() >= before+50 })
+	p.Until("fifty more answers came", func() bool { return good.Load()+bad.Load() >= before+50 })
 	close(stop)
 	all.Wait()
-	if n := strings.Count(p.log.String(), "event=ReplicaEnded"); n != kills {
+	if n := strings.Count(p.Log.String(), "event=ReplicaEnded"); n != kills {
 		t.Errorf("%d replicas ended, and %d were killed", n, kills)
 	}
 	t.Logf("%d calls were answered", good.Load())

@@ -101,7 +101,7 @@ func TestMetricsPage(t *testing.T) {
 	for i := range 50 {
 		p.get(fmt.Sprintf("/function/stranger%d", i)).check(t, http.StatusNotFound)
 	}
-	response, err := client.Get(p.metrics + "/metrics")
+	response, err := client.Get(p.MetricsURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestNothingLeaks(t *testing.T) {
 	// Two connections to the pod make one goroutine and descriptor more each,
 	// if both bursts did not need as many; a leak is one for each call.
 	const slack = 40
-	p.until("there are no more goroutines and descriptors than before", func() bool {
+	p.Until("there are no more goroutines and descriptors than before", func() bool {
 		g, d := measure()
 		return g <= goroutines+slack && d <= descriptors+slack
 	})

@@ -84,15 +84,18 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	}()
 	t.Cleanup(func() {
 		if !p.Over() {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			_ = syscall.Kill(-p.Pid(), syscall.SIGKILL)
 			p.Wait()
 		}
 		if said := p.Log.String(); t.Failed() && said != "" {
-			t.Logf("%s (process %d) said:\n%s", filepath.Base(cmd.Path), cmd.Process.Pid, Clip(said))
+			t.Logf("%s (process %d) said:\n%s", filepath.Base(cmd.Path), p.Pid(), Clip(said))
 		}
 	})
 	return p
 }
+
+// Pid is its number.
+func (p *Process) Pid() int { return p.Process.Pid }
 
 // Signal sends it one.
 func (p *Process) Signal(sig syscall.Signal) {
@@ -126,7 +129,7 @@ func (p *Process) Wait() int {
 	case <-p.Ended:
 		return p.Code()
 	case <-time.After(Patience):
-		p.t.Errorf("%s (process %d) does not end", filepath.Base(p.Path), p.Process.Pid)
+		p.t.Errorf("%s (process %d) does not end", filepath.Base(p.Path), p.Pid())
 		return -1
 	}
 }
