@@ -44,7 +44,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "weir.replicas" -}}
 {{- if .Values.store.embedded -}}
 {{- if gt (int .Values.replicas) 1 -}}
-{{- fail (printf "replicas=%d with store.embedded: two weirs cannot share a volume; set replicas to 1, or store.embedded to false" (int .Values.replicas)) -}}
+{{- fail (printf "replicas=%d with store.embedded: two weirs cannot share a volume; set replicas to 1, or store.embedded to false and store.nats.url to a NATS server" (int .Values.replicas)) -}}
+{{- end -}}
+{{- if .Values.store.nats.url -}}
+{{- fail "store.embedded and store.nats.url: calls are kept in one place; set one of them" -}}
 {{- end -}}
 1
 {{- else -}}
