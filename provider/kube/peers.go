@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -118,13 +117,9 @@ func (p *Provider) peerPods(a *api) *source {
 	}
 	return &source{
 		resource: "pods", namespace: p.cfg.Namespace, said: p.said, of: &corev1.Pod{},
-		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := client.List(ctx, mine(o))
-			if err != nil {
-				return nil, err
-			}
-			return digestAll(list.ListMeta, list.Items, read), nil
-		},
+		listPage: pages(func(ctx context.Context, o metav1.ListOptions) (*corev1.PodList, error) {
+			return client.List(ctx, mine(o))
+		}, podItems, read),
 		watchFrom: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			return client.Watch(ctx, mine(o))
 		},

@@ -124,50 +124,32 @@ func (p *Provider) sources(a *api) []*source {
 }
 
 func (p *Provider) deployments(a *api, ns string) *source {
-	client := a.apps.Deployments(ns)
-	read := func(d *appsv1.Deployment) *digest {
-		found := readDeployment(d)
-		return &digest{nameOf(d), func() { p.view.workload(found) }}
-	}
+	client, store := a.apps.Deployments(ns), workloads(p.view, ns, deployments, readDeployment)
 	return &source{
-		resource: "deployments.apps", namespace: ns, said: p.said, of: &appsv1.Deployment{},
-		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := client.List(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			return digestAll(list.ListMeta, list.Items, read), nil
-		},
+		resource: "deployments.apps", namespace: ns, said: p.said, of: &appsv1.Deployment{}, store: store,
+		listPage:  pages(client.List, func(l *appsv1.DeploymentList) []appsv1.Deployment { return l.Items }, store.read),
 		watchFrom: client.Watch,
-		store: store[appsv1.Deployment]{
-			read: read,
-			drop: func(name object) { p.view.dropWorkload(deployments, name) },
-			kept: func(names map[object]bool) { p.view.keepWorkloads(ns, deployments, names) },
-		},
 	}
 }
 
 func (p *Provider) statefulSets(a *api, ns string) *source {
-	client := a.apps.StatefulSets(ns)
-	read := func(s *appsv1.StatefulSet) *digest {
-		found := readStatefulSet(s)
-		return &digest{nameOf(s), func() { p.view.workload(found) }}
-	}
+	client, store := a.apps.StatefulSets(ns), workloads(p.view, ns, statefulSets, readStatefulSet)
 	return &source{
-		resource: "statefulsets.apps", namespace: ns, said: p.said, of: &appsv1.StatefulSet{},
-		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := client.List(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			return digestAll(list.ListMeta, list.Items, read), nil
-		},
+		resource: "statefulsets.apps", namespace: ns, said: p.said, of: &appsv1.StatefulSet{}, store: store,
+		listPage:  pages(client.List, func(l *appsv1.StatefulSetList) []appsv1.StatefulSet { return l.Items }, store.read),
 		watchFrom: client.Watch,
-		store: store[appsv1.StatefulSet]{
-			read: read,
-			drop: func(name object) { p.view.dropWorkload(statefulSets, name) },
-			kept: func(names map[object]bool) { p.view.keepWorkloads(ns, statefulSets, names) },
+	}
+}
+
+// workloads tells the view of one kind of them.
+func workloads[T any](v *view, ns, kind string, find func(*T) reading) store[T] {
+	return store[T]{
+		read: func(o *T) *digest {
+			found := find(o)
+			return &digest{object{found.subject.namespace, found.subject.name}, func() { v.workload(found) }}
 		},
+		drop: func(name object) { v.dropWorkload(kind, name) },
+		kept: func(names map[object]bool) { v.keepWorkloads(ns, kind, names) },
 	}
 }
 
@@ -179,14 +161,10 @@ func (p *Provider) pods(a *api, ns string) *source {
 	}
 	return &source{
 		resource: "pods", namespace: ns, said: p.said, of: &corev1.Pod{},
-		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+		listPage: pages(func(ctx context.Context, o metav1.ListOptions) (*corev1.PodList, error) {
 			o.FieldSelector = livePods
-			list, err := client.List(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			return digestAll(list.ListMeta, list.Items, read), nil
-		},
+			return client.List(ctx, o)
+		}, podItems, read),
 		watchFrom: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.FieldSelector = livePods
 			return client.Watch(ctx, o)
@@ -209,13 +187,9 @@ func (p *Provider) hpas(a *api, ns string) *source {
 	return &source{
 		resource: "horizontalpodautoscalers.autoscaling", namespace: ns, said: p.said,
 		of: &autoscalingv2.HorizontalPodAutoscaler{},
-		listPage: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := client.List(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			return digestAll(list.ListMeta, list.Items, read), nil
-		},
+		listPage: pages(client.List, func(l *autoscalingv2.HorizontalPodAutoscalerList) []autoscalingv2.HorizontalPodAutoscaler {
+			return l.Items
+		}, read),
 		watchFrom: client.Watch,
 		store: store[autoscalingv2.HorizontalPodAutoscaler]{
 			read: read,
@@ -259,13 +233,28 @@ func (d *digests) DeepCopyObject() runtime.Object {
 	return &digests{d.ListMeta, slices.Clone(d.Items)}
 }
 
-func digestAll[T any](meta metav1.ListMeta, items []T, read func(*T) *digest) *digests {
-	all := &digests{meta, make([]runtime.Object, len(items))}
-	for i := range items {
-		all.Items[i] = read(&items[i])
+// pages makes digests of what list finds, page by page.
+func pages[T any, L metav1.ListMetaAccessor](
+	list func(context.Context, metav1.ListOptions) (L, error), items func(L) []T, read func(*T) *digest,
+) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+		page, err := list(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		found, meta := items(page), page.GetListMeta()
+		all := &digests{Items: make([]runtime.Object, len(found))}
+		all.SetResourceVersion(meta.GetResourceVersion())
+		all.SetContinue(meta.GetContinue())
+		all.SetRemainingItemCount(meta.GetRemainingItemCount())
+		for i := range found {
+			all.Items[i] = read(&found[i])
+		}
+		return all, nil
 	}
-	return all
 }
+
+func podItems(l *corev1.PodList) []corev1.Pod { return l.Items }
 
 // store hands on what a reflector finds: objects that a watch tells of, and
 // digests of a list.
