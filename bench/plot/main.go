@@ -7,7 +7,6 @@ package main
 import (
 	"bytes"
 	"encoding/csv"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,54 +14,22 @@ import (
 	"strings"
 
 	"github.com/weir-run/weir/bench/chart"
+	"github.com/weir-run/weir/bench/document"
 )
 
-func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: plot FOLDER DOCUMENT")
-		os.Exit(2)
-	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "plot:", err)
-		os.Exit(1)
-	}
-}
+func main() { document.Main(draw) }
 
-// run writes every file that is made of the data in folder, and the table in
-// document.
-func run(folder, document string) error {
-	made, err := files(folder, document)
-	if err != nil {
-		return err
-	}
-	for path, content := range made {
-		if err := os.WriteFile(path, content, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// files is the content of those files, by path.
-func files(folder, document string) (map[string][]byte, error) {
+// draw draws the data in folder.
+func draw(folder string) (document.Drawing, error) {
 	d, err := read(filepath.Join(folder, "sweep.csv"))
 	if err != nil {
-		return nil, err
+		return document.Drawing{}, err
 	}
-	text, err := os.ReadFile(document)
-	if err != nil {
-		return nil, err
-	}
-	text, err = between(text, d.table())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", document, err)
-	}
-	return map[string][]byte{
-		document:                              text,
-		filepath.Join(folder, "goodput.svg"):  d.goodput().Draw(),
-		filepath.Join(folder, "latency.svg"):  d.latency().Draw(),
-		filepath.Join(folder, "refusals.svg"): d.refusals().Draw(),
-	}, nil
+	return document.Drawing{Mark: "sweep", Table: d.table(), Pictures: map[string][]byte{
+		"goodput.svg":  d.goodput().Draw(),
+		"latency.svg":  d.latency().Draw(),
+		"refusals.svg": d.refusals().Draw(),
+	}}, nil
 }
 
 // drawn is how many systems are drawn, the first of the file. What follows
@@ -215,20 +182,6 @@ func (d *data) refusals() chart.Chart {
 	c.Lines = append(c.Lines, chart.Line{Class: "ref", Mark: chart.NoMark, Note: "more than the handler can do", Curved: true,
 		Points: [][2]float64{{0.1, 0}, {1, 0}, {10, 90}}, Of: func(x float64) float64 { return max(0, 100*(1-1/x)) }})
 	return c
-}
-
-// errNoMarks is what between says of a document without a place for the table.
-var errNoMarks = errors.New("no lines <!-- sweep:begin --> and <!-- sweep:end -->")
-
-// between puts table between the marks of a document.
-func between(document []byte, table string) ([]byte, error) {
-	const begin, end = "<!-- sweep:begin -->\n", "<!-- sweep:end -->"
-	head, rest, ok := strings.Cut(string(document), begin)
-	_, tail, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return nil, errNoMarks
-	}
-	return []byte(head + begin + table + end + tail), nil
 }
 
 // table shows every system at the highest load, and what it was measured on.

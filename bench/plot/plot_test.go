@@ -12,17 +12,27 @@ import (
 )
 
 const (
-	folder   = "../../docs/backpressure"
-	document = "../../docs/BACKPRESSURE.md"
+	folder = "../../docs/backpressure"
+	page   = "../../docs/BACKPRESSURE.md"
 )
 
-// TestDrawn: what is checked in was drawn from the data beside it.
-func TestDrawn(t *testing.T) {
-	made, err := files(folder, document)
+// made is the content of what is drawn, by path.
+func made(t *testing.T) map[string][]byte {
+	t.Helper()
+	drawing, err := draw(folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range made {
+	files, err := drawing.Files(folder, page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// TestDrawn: what is checked in was drawn from the data beside it.
+func TestDrawn(t *testing.T) {
+	for path, want := range made(t) {
 		got, err := os.ReadFile(path)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s is not what the data says: run make plots (%v)", filepath.Base(path), err)
@@ -37,15 +47,11 @@ func TestPictures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(document)
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := files(folder, document)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for path, picture := range made {
+	for path, picture := range made(t) {
 		if filepath.Ext(path) != ".svg" {
 			continue
 		}
@@ -102,17 +108,4 @@ func TestReadRefuses(t *testing.T) {
 func lastLine(text string) string {
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	return lines[len(lines)-1] + "\n"
-}
-
-func TestBetween(t *testing.T) {
-	const doc = "a\n<!-- sweep:begin -->\nold\n<!-- sweep:end -->\nb\n"
-	got, err := between([]byte(doc), "new\n")
-	if want := strings.Replace(doc, "old", "new", 1); err != nil || string(got) != want {
-		t.Errorf("%q, %v", got, err)
-	}
-	for _, doc := range []string{"", "<!-- sweep:begin -->\n", "<!-- sweep:end -->\n"} {
-		if _, err := between([]byte(doc), "new\n"); !errors.Is(err, errNoMarks) {
-			t.Errorf("%q: %v", doc, err)
-		}
-	}
 }

@@ -9,38 +9,18 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
+
+	"github.com/weir-run/weir/bench/document"
 )
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: sim FOLDER DOCUMENT")
-		os.Exit(2)
-	}
-	if err := write(os.Args[1], os.Args[2]); err != nil {
-		fmt.Fprintln(os.Stderr, "sim:", err)
-		os.Exit(1)
-	}
-}
-
-func write(folder, document string) error {
-	results := all()
-	fmt.Print(table(results))
-	made, err := files(results, folder, document)
-	if err != nil {
-		return err
-	}
-	for path, content := range made {
-		if err := os.WriteFile(path, content, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+	document.Main(func(string) (document.Drawing, error) {
+		drawing := drawn(all())
+		fmt.Print(drawing.Table)
+		return drawing, nil
+	})
 }
 
 // all plays every scenario, side by side: they share nothing.
@@ -54,32 +34,11 @@ func all() []result {
 	return results
 }
 
-// files is the content of everything that is made of the results, by path.
-func files(results []result, folder, document string) (map[string][]byte, error) {
-	text, err := os.ReadFile(document)
-	if err != nil {
-		return nil, err
-	}
-	text, err = between(text, table(results))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", document, err)
-	}
-	made := map[string][]byte{document: text}
+// drawn is what is shown of the results.
+func drawn(results []result) document.Drawing {
+	d := document.Drawing{Mark: "sim", Table: table(results), Pictures: map[string][]byte{}}
 	for i := range results {
-		made[filepath.Join(folder, results[i].name+".svg")] = results[i].draw()
+		d.Pictures[results[i].name+".svg"] = results[i].draw()
 	}
-	return made, nil
-}
-
-var errNoMarks = errors.New("no lines <!-- sim:begin --> and <!-- sim:end -->")
-
-// between puts table between the marks of a document.
-func between(document []byte, table string) ([]byte, error) {
-	const begin, end = "<!-- sim:begin -->\n", "<!-- sim:end -->"
-	head, rest, ok := strings.Cut(string(document), begin)
-	_, tail, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return nil, errNoMarks
-	}
-	return []byte(head + begin + table + end + tail), nil
+	return d
 }

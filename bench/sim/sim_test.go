@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,8 +19,8 @@ import (
 )
 
 const (
-	folder   = "../../docs/scaling"
-	document = "../../docs/SCALING.md"
+	folder = "../../docs/scaling"
+	page   = "../../docs/SCALING.md"
 )
 
 // played is every scenario once, for all tests.
@@ -193,7 +192,7 @@ func TestDrawn(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("checked in from amd64; where the compiler fuses multiply and add, the last digits differ")
 	}
-	made, err := files(played(), folder, document)
+	made, err := drawn(played()).Files(folder, page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +207,7 @@ func TestDrawn(t *testing.T) {
 // TestPictures: each is XML without points that are nowhere, and the document
 // shows it.
 func TestPictures(t *testing.T) {
-	text, err := os.ReadFile(document)
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,19 +239,6 @@ func TestTicks(t *testing.T) {
 		got := ticks(c.most, 6)
 		if last := got[len(got)-1]; len(got) != c.n || math.Abs(last-c.last) > 1e-9 {
 			t.Errorf("%g: %v", c.most, got)
-		}
-	}
-}
-
-func TestBetween(t *testing.T) {
-	const doc = "a\n<!-- sim:begin -->\nold\n<!-- sim:end -->\nb\n"
-	got, err := between([]byte(doc), "new\n")
-	if want := strings.Replace(doc, "old", "new", 1); err != nil || string(got) != want {
-		t.Errorf("%q, %v", got, err)
-	}
-	for _, doc := range []string{"", "<!-- sim:begin -->\n", "<!-- sim:end -->\n"} {
-		if _, err := between([]byte(doc), "new\n"); !errors.Is(err, errNoMarks) {
-			t.Errorf("%q: %v", doc, err)
 		}
 	}
 }
