@@ -74,6 +74,10 @@ type Pod struct {
 	Created  time.Time
 	// Grace is what the pod has between TERM and KILL, 0 unknown.
 	Grace time.Duration
+	// Reason is why no process runs in it at present, one CamelCase word, and
+	// LastExit when and how the one before ended. Empty where there is nothing
+	// to say; only shown.
+	Reason, LastExit string
 }
 
 // About is what is only shown: by /system/functions, as OpenFaaS's clients

@@ -44,6 +44,33 @@ type description struct {
 	// Autoscaling is what was decided last, and why.
 	Autoscaling any              `json:"autoscaling,omitempty"`
 	Faults      []function.Fault `json:"faults,omitempty"`
+	Pods        []podStatus      `json:"pods,omitempty"`
+}
+
+// podStatus is a pod by what it says of itself and what its provider knows.
+type podStatus struct {
+	Name string `json:"name"`
+	// State is starting, started or stopping; Nature watchdog, plain or
+	// unknown.
+	State  string `json:"state"`
+	Nature string `json:"nature"`
+	// Room: it takes the next call. Guarded: it takes none, for want of memory,
+	// descriptors, processes or disk.
+	Room     bool   `json:"room"`
+	Guarded  bool   `json:"guarded,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	LastExit string `json:"lastExit,omitempty"`
+}
+
+func podsOf(e *fleet.Entry) (all []podStatus) {
+	for _, p := range e.Pods() {
+		about, said := p.About(), p.Said()
+		all = append(all, podStatus{
+			Name: about.Name, State: p.State().String(), Nature: said.Nature.String(),
+			Room: said.Room, Guarded: said.Guarded, Reason: about.Reason, LastExit: about.LastExit,
+		})
+	}
+	return all
 }
 
 func (g *Gateway) statusOf(e *fleet.Entry) functionStatus {
@@ -90,6 +117,7 @@ func (a *api) describe(w http.ResponseWriter, q *request) {
 		d.Autoscaling = explain(fn.Ref)
 	}
 	d.Faults = slices.Concat(fn.Faults, sortedFaults(ignored(a.g.cfg.Fleet), func(e function.Edge) bool { return e.From == fn.Ref }))
+	d.Pods = podsOf(q.entry)
 	sayJSON(w, d)
 }
 

@@ -59,6 +59,7 @@ func TestSystemFunctions(t *testing.T) {
 	const asleep = `{"name":"asleep","image":"","namespace":"fn"}`
 	const echo = `{"name":"echo","image":"","namespace":"fn","replicas":1,"availableReplicas":1}`
 	const far = `{"name":"echo","image":"","namespace":"far","replicas":1,"availableReplicas":1}`
+	const farPod = `{"name":"echo-1","state":"started","nature":"plain","room":true}`
 	for target, want := range map[string]string{
 		"/system/functions":                   "[" + asleep + "," + echo + "," + figletJSON + "}]",
 		"/system/functions?namespace=fn":      "[" + asleep + "," + echo + "," + figletJSON + "}]",
@@ -66,8 +67,8 @@ func TestSystemFunctions(t *testing.T) {
 		"/system/functions?namespace=nowhere": "[]",
 		"/system/function/figlet": figletJSON + `,"autoscaling":{"why":"of figlet.fn"},` +
 			`"faults":[{"object":"Deployment fn/figlet, label","key":"weir/min","value":"x","expected":"a number"}]}`,
-		"/system/function/echo?namespace=far&usage=1": strings.TrimSuffix(far, "}") + `,"autoscaling":{"why":"of echo.far"}}`,
-		"/system/function/echo.far?namespace=fn":      strings.TrimSuffix(far, "}") + `,"autoscaling":{"why":"of echo.far"}}`,
+		"/system/function/echo?namespace=far&usage=1": strings.TrimSuffix(far, "}") + `,"autoscaling":{"why":"of echo.far"},"pods":[` + farPod + `]}`,
+		"/system/function/echo.far?namespace=fn":      strings.TrimSuffix(far, "}") + `,"autoscaling":{"why":"of echo.far"},"pods":[` + farPod + `]}`,
 		"/system/namespaces":                          `["far","fn"]`,
 		"/system/info": `{"provider":{"provider":"weir","orchestration":"kubernetes","version":{"sha":"abc","release":"v1.2.3"}},` +
 			`"version":{"sha":"abc","release":"v1.2.3"}}`,
@@ -96,6 +97,33 @@ func TestSystemFunctions(t *testing.T) {
 	}
 	if got := w.ask("GET", "/system/function/echo", "", asAdmin).Body.String(); !strings.Contains(got, `"invocationCount":3`) {
 		t.Errorf("after three calls: %s", got)
+	}
+}
+
+// Of each pod it is said what it is, and why it is not more.
+func TestPodsAreTold(t *testing.T) {
+	w := newAPIWorld(t, nil)
+	fn := describe("looping", 4, 4)
+	fn.Namespace = "fn"
+	fn.Pods[0].Reason, fn.Pods[0].LastExit = "BackOff", "2026-05-04T03:02:01Z: ended with exit status 3 after 12ms"
+	w.fleet.Put(fn)
+	pods := w.fleet.Get(fn.Ref).Pods()
+	pods[1].Learn(started(4, 2))
+	pods[2].Learn(guarded)
+	pods[3].Drains()
+	rec := w.ask("GET", "/system/function/looping", "", asAdmin)
+	var got struct{ Pods []map[string]any }
+	if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := []map[string]any{
+		{"name": "looping-0", "state": "starting", "nature": "unknown", "room": false, "reason": "BackOff", "lastExit": fn.Pods[0].LastExit},
+		{"name": "looping-1", "state": "started", "nature": "watchdog", "room": true},
+		{"name": "looping-2", "state": "started", "nature": "watchdog", "room": false, "guarded": true},
+		{"name": "looping-3", "state": "stopping", "nature": "unknown", "room": false},
+	}
+	if !reflect.DeepEqual(got.Pods, want) {
+		t.Errorf("\n got %v\nwant %v", got.Pods, want)
 	}
 }
 

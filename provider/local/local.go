@@ -318,7 +318,15 @@ func (p *Provider) nextUID() string {
 func (p *Provider) runs(r *replica, uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r.uid, r.at = uid, nil
+	r.uid, r.at, r.waits = uid, nil, false
+	r.w.publish()
+}
+
+// ends notes how a replica's process ended by itself: the next one waits.
+func (p *Provider) ends(r *replica, how string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r.waits, r.lastExit = true, how
 	r.w.publish()
 }
 

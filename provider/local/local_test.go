@@ -136,6 +136,18 @@ func TestCrashLoopBacksOffAndSaysWhy(t *testing.T) {
 		})
 	}
 	s.up("fine", 1)
+	// It says so of itself, for /system/function/NAME.
+	eventually(t, "the pod's reason and last exit", func() string {
+		pods := s.fleet.Get(ref("crash")).Function().Pods
+		if len(pods) != 1 || pods[0].Reason != "BackOff" ||
+			!strings.Contains(pods[0].LastExit, "ended with exit status 3 after") || !strings.Contains(pods[0].LastExit, "these were the last words") {
+			return fmt.Sprintf("%+v", pods)
+		}
+		return ""
+	})
+	if pods := s.fleet.Get(ref("fine")).Function().Pods; len(pods) != 1 || pods[0].Reason != "" || pods[0].LastExit != "" {
+		t.Errorf("one that runs: %+v", pods)
+	}
 	// It stays a pod without an address, and one that is told to stop while
 	// it waits does at once.
 	if pods := s.fleet.Get(ref("crash")).Function().Pods; len(pods) != 1 || pods[0].Name != "crash-1" {

@@ -47,6 +47,9 @@ type replica struct {
 	stopping bool
 	uid      string // of the process that runs, else of the last one
 	at       *ports // once it listens
+	// waits: for the delay after an end. lastExit is that end.
+	waits    bool
+	lastExit string
 }
 
 // run has one process after the other run until stop.
@@ -68,6 +71,7 @@ func (r *replica) run() {
 		delay = nextDelay(delay, life)
 		r.w.p.Event(r.def.ref, function.Event{Warning: true, Reason: "ReplicaEnded",
 			Message: fmt.Sprintf("%s: %v after %s; the next one starts in %s%s", r.name, err, life.Round(time.Millisecond), delay, words)})
+		r.w.p.ends(r, fmt.Sprintf("%s: %v after %s%s", time.Now().UTC().Format(time.RFC3339), err, life.Round(time.Millisecond), words))
 		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C:
@@ -190,7 +194,10 @@ func portTaken(words string, at ports) bool {
 func (r *replica) pod() function.Pod {
 	pod := function.Pod{
 		Name: r.name, UID: r.uid, Created: r.created, Grace: r.def.grace,
-		Stopping: r.stopping, Ready: r.at != nil && !r.stopping,
+		Stopping: r.stopping, Ready: r.at != nil && !r.stopping, LastExit: r.lastExit,
+	}
+	if r.waits {
+		pod.Reason = "BackOff"
 	}
 	if r.at != nil {
 		pod.Addr, pod.Metrics = loopback(r.at.function), loopback(r.at.metrics)
