@@ -146,8 +146,11 @@ func (c *call) ending(t *proxy.TryError) ending {
 		}
 		return lost
 	case proxy.Refused:
-		if c.reason == contract.RejectDraining {
+		switch c.reason {
+		case contract.RejectDraining:
 			return drains
+		case contract.RejectHandler:
+			return lost
 		}
 		return refused
 	case proxy.Sent:
@@ -224,11 +227,20 @@ func (c *call) next(t *proxy.TryError) (again bool) {
 	case proxy.Refused:
 		c.sends++
 		c.lane.done.count(familyPods, knownReason(c.reason))
-		if t.Final || c.another("refused") != nil {
+		if t.Final {
 			c.passOn(t)
 			return false
 		}
-		return true
+		err := c.another("refused")
+		switch {
+		case err == nil:
+			return true
+		case c.reason == contract.RejectHandler:
+			c.fail(err) // that pod is no more: what keeps the others says more
+		default:
+			c.passOn(t)
+		}
+		return false
 	case proxy.Sent:
 		return c.repeat(t)
 	case proxy.Begun:
@@ -368,7 +380,7 @@ func (c *call) log(status int, took time.Duration) {
 func knownReason(reason string) string {
 	switch reason {
 	case contract.RejectInflight, contract.RejectQueue, contract.RejectDraining,
-		contract.RejectMemory, contract.RejectFds, contract.RejectPids, contract.RejectDisk:
+		contract.RejectHandler, contract.RejectMemory, contract.RejectFds, contract.RejectPids, contract.RejectDisk:
 		return reason
 	}
 	return "other"
