@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,90 +8,25 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
-// programs is a folder of what the tests run.
-var programs string
+func TestMain(m *testing.M) { os.Exit(programtest.Run(m)) }
 
-// build builds them when the first test needs them.
-var build = sync.OnceValue(func() error {
-	for name, pkg := range map[string]string{"fwatchdog": "..", "hello": "../testdata/handlers/hello"} {
-		build := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-o", filepath.Join(programs, name), pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-		}
-	}
-	return nil
-})
-
-func TestMain(m *testing.M) {
-	var err error
-	if programs, err = os.MkdirTemp("", "fleet-test-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(programs)
-	os.Exit(code)
-}
-
-// fwatchdog is a real one that a test started.
-type fwatchdog struct {
-	*exec.Cmd
-	addr string
-	log  bytes.Buffer
-	left chan struct{}
-}
-
-// freeAddr is an address at which nobody listens yet.
-func freeAddr(t *testing.T) string {
+func startWatchdog(t *testing.T, addr string, env ...string) *programtest.Watchdog {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
-func startWatchdog(t *testing.T, addr string, env ...string) *fwatchdog {
-	t.Helper()
-	if err := build(); err != nil {
-		t.Fatal(err)
-	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &fwatchdog{Cmd: exec.Command(filepath.Join(programs, "fwatchdog")), addr: addr, left: make(chan struct{})}
-	w.Env = append([]string{"PATH=" + os.Getenv("PATH"), "port=" + port, "metrics_port=0", "suppress_lock=true", "max_memory=off"}, env...)
-	w.Stdout, w.Stderr = &w.log, &w.log
-	if err := w.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = w.Wait()
-		close(w.left)
-	}()
-	t.Cleanup(func() {
-		_ = w.Process.Kill()
-		<-w.left
-		if t.Failed() {
-			t.Logf("fwatchdog said:\n%s", w.log.String())
-		}
-	})
-	return w
+	return programtest.StartWatchdog(t, append([]string{"port=" + port, "max_memory=off"}, env...)...)
 }
 
 // runFleet runs one that asks, until the test ends.
@@ -134,16 +68,16 @@ func until(t testing.TB, e *Entry, what string, holds func() bool) {
 
 func TestRealWatchdogsLife(t *testing.T) {
 	f := runFleet(t, &Prober{Look: 200 * time.Millisecond})
-	about := function.Pod{Name: "a", UID: "1", Addr: freeAddr(t)} // not Ready, and it does not matter
+	about := function.Pod{Name: "a", UID: "1", Addr: programtest.FreeAddr(t)} // not Ready, and it does not matter
 	f.Put(functionOf(refOf(1), about))
 	e := f.Get(refOf(1))
 	p := e.Pods()[0]
 	until(t, e, "being asked while nobody is there", func() bool { return asked(f, p) > 3 || p.entry.Gone() })
 
-	handler := freeAddr(t)
+	handler := programtest.FreeAddr(t)
 	_, handlerPort, _ := net.SplitHostPort(handler)
 	w := startWatchdog(t, about.Addr, "mode=http", "upstream_url=http://"+handler, "http_port="+handlerPort,
-		fmt.Sprintf("fprocess=sh -c 'sleep 0.4; exec %s'", filepath.Join(programs, "hello")),
+		fmt.Sprintf("fprocess=sh -c 'sleep 0.4; exec %s'", programtest.Build(t, "testdata/handlers/hello")),
 		"max_inflight=1", "max_queue=0", "exec_timeout=60s", "write_timeout=60s", "healthcheck_interval=20s")
 	until(t, e, "known as a watchdog while its handler starts", func() bool { return p.Said().Nature == Watchdog && p.State() == Starting })
 	until(t, e, "started with room", func() bool { return *p.Said() == Saying{State: Started, Nature: Watchdog, Room: true, MaxInflight: 1} })
@@ -152,7 +86,7 @@ func TestRealWatchdogsLife(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	held := make(chan error, 1)
 	go func() {
-		r, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.addr+"/slow?ms=50000", nil)
+		r, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.Addr+"/slow?ms=50000", nil)
 		res, err := http.DefaultTransport.RoundTrip(r)
 		if err == nil {
 			_ = res.Body.Close()
@@ -165,12 +99,9 @@ func TestRealWatchdogsLife(t *testing.T) {
 	<-held
 	until(t, e, "room when the slot is free", func() bool { return p.Said().Room })
 
-	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	w.Signal(syscall.SIGTERM)
 	until(t, e, "stopping while it drains", func() bool { return p.State() == Stopping })
-	_ = w.Process.Kill()
-	<-w.left
+	w.Kill()
 
 	// Another one in its place.
 	about.UID = "2"
@@ -180,8 +111,7 @@ func TestRealWatchdogsLife(t *testing.T) {
 	until(t, e, "the next process started", func() bool {
 		return *again.Said() == Saying{State: Started, Nature: Watchdog, Room: true, MaxInflight: 3, MaxQueue: 5}
 	})
-	_ = w.Process.Kill()
-	<-w.left
+	w.Kill()
 	until(t, e, "loss when it is killed", func() bool { return again.State() == Starting })
 	startWatchdog(t, about.Addr, "fprocess=cat", "max_inflight=4")
 	until(t, e, "found again", func() bool { return again.State() == Started && again.Said().MaxInflight == 4 })
@@ -194,9 +124,9 @@ func TestRealWatchdogsLife(t *testing.T) {
 func TestRealWatchdogShortOfDisk(t *testing.T) {
 	for name, setting := range map[string]string{"disk": "min_disk=100%", "fds": "max_fds=1"} {
 		t.Run(name, func(t *testing.T) {
-			w := startWatchdog(t, freeAddr(t), "fprocess=cat", "max_inflight=3", setting)
+			w := startWatchdog(t, programtest.FreeAddr(t), "fprocess=cat", "max_inflight=3", setting)
 			f := runFleet(t, &Prober{})
-			f.Put(functionOf(refOf(1), function.Pod{Name: "a", UID: "1", Addr: w.addr}))
+			f.Put(functionOf(refOf(1), function.Pod{Name: "a", UID: "1", Addr: w.Addr}))
 			e := f.Get(refOf(1))
 			p := e.Pods()[0]
 			until(t, e, "started, and guarded", func() bool {
@@ -265,9 +195,9 @@ func TestStrangers(t *testing.T) {
 	var followed atomic.Bool
 	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Store(true) }))
 	defer target.Close()
-	w := startWatchdog(t, freeAddr(t), "fprocess=cat", "max_inflight=2")
+	w := startWatchdog(t, programtest.FreeAddr(t), "fprocess=cat", "max_inflight=2")
 	addrs := []string{
-		w.addr,
+		w.Addr,
 		listen(t, raw("HTTP/1.1 302 Found\r\nLocation: "+target.URL+"/\r\nContent-Length: 0\r\n\r\n")),
 		listen(t, raw("220 mail ESMTP\r\n")),
 		listen(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }),

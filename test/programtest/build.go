@@ -32,8 +32,8 @@ const (
 // FwatchdogTags leaves HTTP/2 out of fwatchdog, as the Makefile does.
 const FwatchdogTags = "nethttpomithttp2"
 
-// program is one that is built at most once per test binary.
-type program struct {
+// binary is a program that is built at most once per test binary.
+type binary struct {
 	once sync.Once
 	path string
 	err  error
@@ -42,8 +42,8 @@ type program struct {
 var built = struct {
 	sync.Mutex
 	dir string // empty before the first
-	all map[string]*program
-}{all: map[string]*program{}}
+	all map[string]*binary
+}{all: map[string]*binary{}}
 
 // Run runs the tests, and removes what was built for them. It returns the exit
 // code.
@@ -73,7 +73,7 @@ func Build(t testing.TB, pkg string, flags ...string) string {
 	return p.path
 }
 
-func find(pkg string, flags []string) (*program, error) {
+func find(pkg string, flags []string) (*binary, error) {
 	built.Lock()
 	defer built.Unlock()
 	id := strings.Join(append(slices.Clone(flags), pkg), "\x00")
@@ -91,7 +91,7 @@ func find(pkg string, flags []string) (*program, error) {
 	if pkg == "." {
 		name = "fwatchdog"
 	}
-	p := &program{path: filepath.Join(built.dir, strconv.Itoa(len(built.all)), name)}
+	p := &binary{path: filepath.Join(built.dir, strconv.Itoa(len(built.all)), name)}
 	built.all[id] = p
 	return p, nil
 }

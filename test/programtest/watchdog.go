@@ -12,7 +12,7 @@ import (
 
 // Watchdog is a fwatchdog that runs.
 type Watchdog struct {
-	*Process
+	*Program
 	Port, MetricsPort int
 	// Addr is where it listens; URL has no last slash, MetricsURL is the page's.
 	Addr, URL, MetricsURL string
@@ -49,7 +49,7 @@ func StartWatchdogBy(t testing.TB, cmd *exec.Cmd, env ...string) *Watchdog {
 	}
 	w.Addr = address(w.Port)
 	w.URL, w.MetricsURL = "http://"+w.Addr, "http://"+address(w.MetricsPort)+"/metrics"
-	w.Process = Start(t, cmd)
+	w.Program = Start(t, cmd)
 	return w
 }
 

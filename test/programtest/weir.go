@@ -15,8 +15,8 @@ import (
 
 // Weir is a weir, which may run, end, and run again on the same folder.
 type Weir struct {
-	// Process is that of the last Launch.
-	*Process
+	// Program is that of the last Launch.
+	*Program
 	// Dir is its working folder: everything that it and its replicas have is
 	// below.
 	Dir string
@@ -71,9 +71,9 @@ func (w *Weir) Launch() *Weir {
 	w.t.Helper()
 	cmd := exec.Command(BuildWeir(w.t), w.Args...)
 	cmd.Dir, cmd.Env = w.Dir, w.Env
-	w.Process = Start(w.t, cmd)
-	process := w.Process
-	w.t.Cleanup(func() { w.finish(process) })
+	w.Program = Start(w.t, cmd)
+	program := w.Program
+	w.t.Cleanup(func() { w.finish(program) })
 	return w
 }
 
@@ -115,7 +115,7 @@ func (w *Weir) Until(what string, condition func() bool) {
 	})
 }
 
-func (w *Weir) finish(p *Process) {
+func (w *Weir) finish(p *Program) {
 	if !p.Over() {
 		_ = p.Process.Signal(syscall.SIGTERM)
 		_ = p.Process.Signal(syscall.SIGTERM)

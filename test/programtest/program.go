@@ -44,8 +44,8 @@ func Clip(s string) string {
 	return s[:most/4] + "\n…\n" + s[len(s)-most*3/4:]
 }
 
-// Process is a program that runs.
-type Process struct {
+// Program is one that runs.
+type Program struct {
 	*exec.Cmd
 	// Log is all that it writes for which its Cmd named no other place.
 	Log *Log
@@ -58,10 +58,10 @@ type Process struct {
 // Start starts a command in a process group of its own, unless it has a session
 // of its own. When the test ends the group is killed, and where the test failed
 // the log is shown.
-func Start(t testing.TB, cmd *exec.Cmd) *Process {
+func Start(t testing.TB, cmd *exec.Cmd) *Program {
 	t.Helper()
 	ended := make(chan struct{})
-	p := &Process{Cmd: cmd, Log: new(Log), Ended: ended, t: t}
+	p := &Program{Cmd: cmd, Log: new(Log), Ended: ended, t: t}
 	if cmd.Stdout == nil {
 		cmd.Stdout = p.Log
 	}
@@ -95,10 +95,10 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 }
 
 // Pid is its number.
-func (p *Process) Pid() int { return p.Process.Pid }
+func (p *Program) Pid() int { return p.Process.Pid }
 
 // Signal sends it one.
-func (p *Process) Signal(sig syscall.Signal) {
+func (p *Program) Signal(sig syscall.Signal) {
 	p.t.Helper()
 	if err := p.Process.Signal(sig); err != nil {
 		p.t.Fatalf("signal %v to %s: %v", sig, filepath.Base(p.Path), err)
@@ -106,14 +106,14 @@ func (p *Process) Signal(sig syscall.Signal) {
 }
 
 // Kill ends it, and it alone, as kill -9 does. It may have ended before.
-func (p *Process) Kill() {
+func (p *Program) Kill() {
 	p.t.Helper()
 	_ = p.Process.Kill()
 	p.Wait()
 }
 
 // Over says whether it has ended.
-func (p *Process) Over() bool {
+func (p *Program) Over() bool {
 	select {
 	case <-p.Ended:
 		return true
@@ -123,7 +123,7 @@ func (p *Process) Over() bool {
 }
 
 // Wait waits for its end, which must come in time, and returns its Code.
-func (p *Process) Wait() int {
+func (p *Program) Wait() int {
 	p.t.Helper()
 	select {
 	case <-p.Ended:
@@ -135,7 +135,7 @@ func (p *Process) Wait() int {
 }
 
 // Code is the exit code of one that has ended, 128+n after a signal.
-func (p *Process) Code() int {
+func (p *Program) Code() int {
 	if status, ok := p.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return 128 + int(status.Signal())
 	}
