@@ -188,14 +188,14 @@ func (r *result) podsKilled(kills []kill, handlerOnly bool) verdict {
 	v := verdict{lost: r.Failures}
 	for _, k := range kills {
 		one := (&result{Failures: v.lost}).podKilled(k, handlerOnly)
-		v.cut, v.refused, v.lost = v.cut+one.cut, v.refused+one.refused, one.lost
+		v.cut, v.lost = v.cut+one.cut, one.lost
 	}
 	return v
 }
 
 // A handler takes more memory than its pod may have and the kernel kills it.
-// The watchdog answers for what its handler had begun, and for what comes
-// before it ends itself.
+// The watchdog answers for what its handler had begun; what comes before it
+// ends itself is sent elsewhere.
 func TestPodOutOfMemoryUnderLoad(t *testing.T) {
 	r := faultyRelease(t)
 	const pods = 2

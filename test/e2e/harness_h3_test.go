@@ -217,7 +217,8 @@ const dying = 250 * time.Millisecond
 
 // podKilled judges a load over the death of a function's processes: what they
 // had begun is answered 502, but what may be repeated is: unless it is the
-// watchdog that answered for its dead handler.
+// watchdog that answered for its dead handler. What comes to a watchdog whose
+// handler is dead already another pod answers.
 func (r *result) podKilled(k kill, handlerOnly bool) (v verdict) {
 	for _, f := range r.Failures {
 		half := f.Status == http.StatusOK && strings.HasPrefix(f.Err.Error(), "body after ") // of an answer that had begun
@@ -227,8 +228,6 @@ func (r *result) podKilled(k kill, handlerOnly bool) (v verdict) {
 			v.lost = append(v.lost, f)
 		case (half || none) && f.Sent.Before(k.to.Add(dying)):
 			v.cut++
-		case handlerOnly && none && f.Sent.Before(k.to.Add(killGrace)) && strings.Contains(f.Err.Error(), "handler refused the connection"):
-			v.refused++ // by the watchdog, which has seen that its handler is dead or is about to
 		default:
 			v.lost = append(v.lost, f)
 		}
