@@ -147,6 +147,8 @@ const labelsRest = `
   something.
 - ` + "`min: 0`" + ` and ` + "`zero: false`" + `: the higher vocabulary has its way. In one
   vocabulary ` + "`min`" + ` is the fault.
+- ` + "`retry-min-wait`" + ` above ` + "`retry-max-wait`" + `: ` + "`retry-min-wait`" + ` is the fault. Where only one
+  of them is set, the other one gives way.
 - ` + "`SlimFaas/DefaultVisibility: Private`" + ` is reported: weir does not tell callers
   of the namespace from others. Use a NetworkPolicy.
 - Other keys of OpenFaaS and SlimFaas are theirs and are passed over.

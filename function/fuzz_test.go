@@ -1,6 +1,7 @@
 package function
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -33,9 +34,31 @@ func check(s *Spec) error {
 	case len(s.DependsOn) > MaxDependsOn:
 		return fmt.Errorf("%d dependencies", len(s.DependsOn))
 	}
+	if err := checkRetry(&s.Retry); err != nil {
+		return err
+	}
 	for _, ref := range s.DependsOn {
 		if again, err := ParseRef(ref.String(), ""); err != nil || again != ref {
 			return fmt.Errorf("depends on %q", ref)
+		}
+	}
+	return nil
+}
+
+func checkRetry(r *Retry) error {
+	switch {
+	case r.Attempts < 1 || r.Attempts > MaxRetryAttempts:
+		return fmt.Errorf("%d attempts", r.Attempts)
+	case r.MinWait < 0 || r.MinWait > r.MaxWait || r.MaxWait > MaxRetryWait:
+		return fmt.Errorf("waits of %v to %v", r.MinWait, r.MaxWait)
+	case r.Jitter != FullJitter && r.Jitter != EqualJitter && r.Jitter != NoJitter:
+		return fmt.Errorf("jitter %q", r.Jitter)
+	case len(r.Codes) == 0:
+		return errors.New("no codes")
+	}
+	for i, code := range r.Codes {
+		if code < 300 || code > 599 || i > 0 && code <= r.Codes[i-1] {
+			return fmt.Errorf("codes %v", r.Codes)
 		}
 	}
 	return nil
@@ -48,6 +71,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("2 SlimFaas/Function True\n2 SlimFaas/ReplicasMin 0\n2 SlimFaas/NumberParallelRequestPerPod 5\n2 SlimFaas/DependsOn a,b.c,..\n0 weir/mim 2")
 	f.Add("2 SlimFaas/Function true\n2 SlimFaas/Schedule {\"TimeZoneID\":\"Europe/Paris\",\"Default\":{\"WakeUp\":[\"07:00\"]}}")
 	f.Add("0 weir/function true\n0 weir/zero-after 2562047h47m16.854775807s\n0 weir/down-window -1\n0 weir/at-start 10000\n0 weir/min 10000")
+	f.Add("1 faas_function x\n0 com.openfaas.retry.attempts 0\n0 com.openfaas.retry.codes 429,,500\n0 com.openfaas.retry.min_wait 9h\n2 weir/retry-max-wait 3\n3 weir/retry-jitter exponential")
 	f.Fuzz(func(t *testing.T, text string) {
 		src := Sources{Kind: KindDeployment, Namespace: "ns", Name: "f"}
 		maps := []*map[string]string{&src.Annotations, &src.Labels, &src.TemplateAnnotations, &src.TemplateLabels}

@@ -73,6 +73,7 @@ func Parse(src Sources) (spec Spec, marked bool, faults []Fault) {
 		d.take(&settings[i], by)
 	}
 	d.reconcile(by)
+	d.reconcileRetry(by)
 	d.checkVisibility()
 	return d.Spec, true, d.faults
 }
@@ -173,6 +174,29 @@ func (d *draft) reconcile(marked vocabulary) {
 	if v, ok := d.given[weirPrefix+"at-start"]; ok && d.AtStart > d.Max {
 		d.fault(v, fmt.Sprintf("at most max, which is %d", d.Max))
 		d.AtStart = 0
+	}
+}
+
+// reconcileRetry settles which of two waits gives way.
+func (d *draft) reconcileRetry(marked vocabulary) {
+	r := &d.Retry
+	if r.MinWait <= r.MaxWait {
+		return
+	}
+	least, minGiven := d.given[weirPrefix+"retry-min-wait"]
+	most, maxGiven := d.given[weirPrefix+"retry-max-wait"]
+	switch {
+	case minGiven && maxGiven:
+		d.fault(least, fmt.Sprintf("at most %s, which is %s", most.key, r.MaxWait))
+		r.MinWait = DefaultRetryMinWait
+		if marked == slimfaas {
+			r.MinWait = SlimFaasRetryMinWait
+		}
+		r.MinWait = min(r.MinWait, r.MaxWait)
+	case minGiven:
+		r.MaxWait = r.MinWait
+	default:
+		r.MinWait = r.MaxWait
 	}
 }
 

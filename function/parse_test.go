@@ -20,10 +20,21 @@ func marked(by vocabulary, annotations map[string]string) Sources {
 	return src
 }
 
+func weirRetry() Retry {
+	return Retry{Attempts: 10, Codes: []int{408, 429, 500, 502, 503, 504}, MinWait: 10 * time.Second, MaxWait: 2 * time.Minute, Jitter: FullJitter}
+}
+
+// slimRetry is a first try and three more, 2, 4 and 8 seconds later.
+func slimRetry() Retry {
+	r := weirRetry()
+	r.Attempts, r.MinWait, r.MaxWait, r.Jitter = 4, 2*time.Second, 8*time.Second, NoJitter
+	return r
+}
+
 // TestParseRows reads every line of the table in every vocabulary.
 func TestParseRows(t *testing.T) {
 	weirs := func(change func(*Spec)) Spec {
-		s := Spec{Min: 1, Max: 20, Type: Capacity, Proportion: 0.9, ZeroAfter: 15 * time.Minute}
+		s := Spec{Min: 1, Max: 20, Type: Capacity, Proportion: 0.9, ZeroAfter: 15 * time.Minute, Retry: weirRetry()}
 		change(&s)
 		return s
 	}
@@ -31,7 +42,7 @@ func TestParseRows(t *testing.T) {
 		return weirs(func(s *Spec) { s.Type = RPS; change(s) })
 	}
 	slim := func(change func(*Spec)) Spec {
-		return weirs(func(s *Spec) { s.Zero = true; s.ZeroAfter = 300 * time.Second; change(s) })
+		return weirs(func(s *Spec) { s.Zero = true; s.ZeroAfter = 300 * time.Second; s.Retry = slimRetry(); change(s) })
 	}
 	same := func(*Spec) {}
 	for _, row := range []struct {
@@ -87,6 +98,29 @@ func TestParseRows(t *testing.T) {
 		{weir, "weir/concurrency", "0", weirs(same)},
 		{weir, "weir/async-concurrency", "9", weirs(func(s *Spec) { s.AsyncConcurrency = 9 })},
 		{slimfaas, "SlimFaas/NumberParallelRequest", "10", slim(func(s *Spec) { s.AsyncConcurrency = 10 })},
+
+		{weir, "weir/retry-attempts", "1", weirs(func(s *Spec) { s.Retry.Attempts = 1 })},
+		{openfaas, "com.openfaas.retry.attempts", "100", faas(func(s *Spec) { s.Retry.Attempts = 100 })},
+		{openfaas, "com.openfaas.retry.attempts", "0", faas(func(s *Spec) { s.Retry.Attempts = 1 })},
+		{slimfaas, "weir/retry-attempts", "7", slim(func(s *Spec) { s.Retry.Attempts = 7 })},
+		{weir, "weir/retry-codes", "503, 429,,503,", weirs(func(s *Spec) { s.Retry.Codes = []int{429, 503} })},
+		{openfaas, "com.openfaas.retry.codes", "429", faas(func(s *Spec) { s.Retry.Codes = []int{429} })},
+		{openfaas, "com.openfaas.retry.codes", "429,502,500,504,408", faas(func(s *Spec) { s.Retry.Codes = []int{408, 429, 500, 502, 504} })},
+		{slimfaas, "com.openfaas.retry.codes", "599,300", slim(func(s *Spec) { s.Retry.Codes = []int{300, 599} })},
+		{weir, "weir/retry-min-wait", "5", weirs(func(s *Spec) { s.Retry.MinWait = 5 * time.Second })},
+		{weir, "weir/retry-min-wait", "250ms", weirs(func(s *Spec) { s.Retry.MinWait = 250 * time.Millisecond })},
+		{weir, "weir/retry-min-wait", "0", weirs(func(s *Spec) { s.Retry.MinWait = 0 })},
+		{openfaas, "com.openfaas.retry.min_wait", "0s", faas(func(s *Spec) { s.Retry.MinWait = 0 })},
+		{openfaas, "com.openfaas.retry.min_wait", "5m", faas(func(s *Spec) { s.Retry.MinWait, s.Retry.MaxWait = 5*time.Minute, 5*time.Minute })},
+		{slimfaas, "weir/retry-min-wait", "10s", slim(func(s *Spec) { s.Retry.MinWait, s.Retry.MaxWait = 10*time.Second, 10*time.Second })},
+		{weir, "weir/retry-max-wait", "24h", weirs(func(s *Spec) { s.Retry.MaxWait = 24 * time.Hour })},
+		{openfaas, "com.openfaas.retry.max_wait", "1m", faas(func(s *Spec) { s.Retry.MaxWait = time.Minute })},
+		{openfaas, "com.openfaas.retry.max_wait", "3s", faas(func(s *Spec) { s.Retry.MinWait, s.Retry.MaxWait = 3*time.Second, 3*time.Second })},
+		{slimfaas, "weir/retry-max-wait", "1s", slim(func(s *Spec) { s.Retry.MinWait, s.Retry.MaxWait = time.Second, time.Second })},
+		{weir, "weir/retry-jitter", "Equal", weirs(func(s *Spec) { s.Retry.Jitter = EqualJitter })},
+		{openfaas, "com.openfaas.retry.jitter", "full", faas(same)},
+		{openfaas, "com.openfaas.retry.jitter", "exponential", faas(func(s *Spec) { s.Retry.Jitter = NoJitter })},
+		{slimfaas, "weir/retry-jitter", "full", slim(func(s *Spec) { s.Retry.Jitter = FullJitter })},
 
 		{weir, "weir/depends-on", "db, cache.infra,,db", weirs(func(s *Spec) { s.DependsOn = []Ref{{"db", "shop"}, {"cache", "infra"}} })},
 		{slimfaas, "SlimFaas/DependsOn", "mysql,fibonacci2", slim(func(s *Spec) { s.DependsOn = []Ref{{"mysql", "shop"}, {"fibonacci2", "shop"}} })},
@@ -157,7 +191,7 @@ func TestParseSeeds(t *testing.T) {
 	got, is, faults := Parse(fibonacci)
 	want := Spec{
 		Min: 1, Max: 20, AtStart: 1, Zero: true, ZeroAfter: 300 * time.Second,
-		Type: Capacity, Proportion: 0.9, AsyncConcurrency: 10,
+		Type: Capacity, Proportion: 0.9, AsyncConcurrency: 10, Retry: slimRetry(),
 	}
 	if !is || len(faults) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("fibonacci1: %+v, %t, %v", got, is, faults)
@@ -174,7 +208,7 @@ func TestParseSeeds(t *testing.T) {
 		},
 	}
 	got, is, faults = Parse(pause)
-	want = Spec{Min: 1, Max: 20, ZeroAfter: 15 * time.Minute, Type: Capacity, Target: 4, Proportion: 0.9}
+	want = Spec{Min: 1, Max: 20, ZeroAfter: 15 * time.Minute, Type: Capacity, Target: 4, Proportion: 0.9, Retry: weirRetry()}
 	if !is || len(faults) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("pause: %+v, %t, %v", got, is, faults)
 	}
@@ -218,7 +252,7 @@ func TestParsePrecedence(t *testing.T) {
 	got, _, faults := Parse(src)
 	want := Spec{
 		Min: 5, Max: 13, AtStart: 7, Target: 3, Zero: true,
-		Type: Capacity, Proportion: 0.9, ZeroAfter: DefaultZeroAfter,
+		Type: Capacity, Proportion: 0.9, ZeroAfter: DefaultZeroAfter, Retry: weirRetry(),
 	}
 	if len(faults) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, faults)
@@ -274,6 +308,20 @@ func TestParseFaults(t *testing.T) {
 		{weir, "weir/down-window", "2h", "at most 1h"},
 		{weir, "weir/at-start", "21", "at most max, which is 20"},
 		{weir, "weir/concurrency", "-1", "from 0"},
+		{weir, "weir/retry-attempts", "0", "from 1 to 10000"},
+		{openfaas, "com.openfaas.retry.attempts", "-1", "from 0 to 10000"},
+		{openfaas, "com.openfaas.retry.attempts", "10001", "from 0 to 10000"},
+		{weir, "weir/retry-codes", "429,5xx", "statuses from 300 to 599"},
+		{weir, "weir/retry-codes", "429 503", "statuses from 300 to 599"},
+		{weir, "weir/retry-codes", "200", "statuses from 300 to 599"},
+		{openfaas, "com.openfaas.retry.codes", "600", "statuses from 300 to 599"},
+		{openfaas, "com.openfaas.retry.codes", ",", "statuses from 300 to 599"},
+		{weir, "weir/retry-min-wait", "-1s", "from 0 to 24h"},
+		{openfaas, "com.openfaas.retry.min_wait", "soon", "a duration"},
+		{weir, "weir/retry-max-wait", "25h", "from 0 to 24h"},
+		{openfaas, "com.openfaas.retry.max_wait", "2562048h", "from 0 to 24h"},
+		{weir, "weir/retry-jitter", "half", "full, equal, none, exponential"},
+		{openfaas, "com.openfaas.retry.jitter", "true", "full, equal, none, exponential"},
 		{weir, "weir/depends-on", "db,Not_A_Name", `"Not_A_Name" is not`},
 		{weir, "weir/depends-on", `["a"`, "JSON list"},
 		{weir, "weir/depends-on", manyNames(MaxDependsOn + 1), "at most 64"},
@@ -356,6 +404,32 @@ func TestParseContradictions(t *testing.T) {
 	}
 }
 
+// Of two waits that were given the longest is kept; of one, that one.
+func TestParseRetryWaits(t *testing.T) {
+	for _, row := range []struct {
+		by          vocabulary
+		least, most string
+		min, max    time.Duration
+	}{
+		{weir, "5m", "1m", 10 * time.Second, time.Minute},
+		{weir, "5m", "3s", 3 * time.Second, 3 * time.Second},
+		{slimfaas, "5m", "1m", 2 * time.Second, time.Minute},
+		{slimfaas, "5m", "1s", time.Second, time.Second},
+	} {
+		spec, _, faults := Parse(marked(row.by, map[string]string{"weir/retry-min-wait": row.least, "com.openfaas.retry.max_wait": row.most}))
+		if spec.Retry.MinWait != row.min || spec.Retry.MaxWait != row.max {
+			t.Errorf("%s: %s to %s is %s to %s", row.by, row.least, row.most, spec.Retry.MinWait, spec.Retry.MaxWait)
+		}
+		if len(faults) != 1 || faults[0].Key != "weir/retry-min-wait" || !strings.Contains(faults[0].Expected, "at most com.openfaas.retry.max_wait, which is ") {
+			t.Errorf("%s: %s to %s: %v", row.by, row.least, row.most, faults)
+		}
+	}
+	spec, _, faults := Parse(marked(weir, map[string]string{"weir/retry-min-wait": "1m", "weir/retry-max-wait": "60"}))
+	if len(faults) > 0 || spec.Retry.MinWait != time.Minute || spec.Retry.MaxWait != time.Minute {
+		t.Errorf("the same twice: %+v, %v", spec.Retry, faults)
+	}
+}
+
 func TestParseTargetFollowsType(t *testing.T) {
 	spec, _, faults := Parse(marked(weir, map[string]string{"weir/type": "cpu", "weir/target": "250m"}))
 	if len(faults) > 0 || spec.Target != 250 {
@@ -395,6 +469,10 @@ func TestDefaults(t *testing.T) {
 	slim, _, _ := Parse(marked(slimfaas, nil))
 	if d.Max != DefaultMax || d.Proportion != DefaultProportion || d.ZeroAfter != DefaultZeroAfter || slim.ZeroAfter != SlimFaasZeroAfter {
 		t.Errorf("%+v, SlimFaas %+v", d, slim)
+	}
+	if d.Retry.MinWait != DefaultRetryMinWait || d.Retry.MaxWait != DefaultRetryMaxWait ||
+		slim.Retry.MinWait != SlimFaasRetryMinWait || slim.Retry.MaxWait != SlimFaasRetryMaxWait {
+		t.Errorf("waits of %+v, SlimFaas %+v", d.Retry, slim.Retry)
 	}
 }
 

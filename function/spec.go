@@ -62,6 +62,11 @@ const (
 	// requests a second, or milli-CPU.
 	DefaultTarget    = 50
 	DefaultCPUTarget = 500
+	// Waits before an async call is tried again.
+	DefaultRetryMinWait  = 10 * time.Second
+	DefaultRetryMaxWait  = 120 * time.Second
+	SlimFaasRetryMinWait = 2 * time.Second
+	SlimFaasRetryMaxWait = 8 * time.Second
 )
 
 // Bounds of what an owner may ask for. A value beyond is a Fault, for it is a
@@ -85,6 +90,10 @@ const (
 	MaxDownWindow = time.Hour
 	// MaxDependsOn bounds what one request can wake.
 	MaxDependsOn = 64
+	// MaxRetryAttempts is more than a day has of the shortest waits that make
+	// sense, and MaxRetryWait is that day, which is how long a call is kept.
+	MaxRetryAttempts = 10_000
+	MaxRetryWait     = 24 * time.Hour
 )
 
 // Defaults is the Spec of a function that weir/function marks and nothing
