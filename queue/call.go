@@ -22,6 +22,8 @@ type Message struct {
 	Callback string
 	Accepted time.Time
 	Nonce    Nonce
+	// Keyed: it came with an Idempotency-Key, from which Nonce is made.
+	Keyed bool
 	// Resent is the call of which this is another try by hand: a dead letter
 	// that was sent again. Zero for all others.
 	Resent ID
