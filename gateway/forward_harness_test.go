@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,17 +9,15 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // patience bounds every wait for a condition; the machine may be busy.
@@ -32,8 +29,6 @@ const (
 	asClients = "as-clients" // many clients of one URL
 )
 
-var programs string
-
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
@@ -44,33 +39,7 @@ func TestMain(m *testing.M) {
 			os.Exit(beClients(os.Args[2:]))
 		}
 	}
-	dir, err := os.MkdirTemp("", "gateway-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	programs = dir
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-var building sync.Mutex
-
-func fwatchdog(t testing.TB) string {
-	t.Helper()
-	building.Lock()
-	defer building.Unlock()
-	path := filepath.Join(programs, "fwatchdog")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	cmd := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-o", path, "..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build fwatchdog: %v\n%s", err, out)
-	}
-	return path
+	os.Exit(programtest.Run(m))
 }
 
 // seen is what the handler's /request says of the request that it got.
@@ -133,24 +102,6 @@ func handler() http.Handler {
 	return mux
 }
 
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // world is a gateway behind a real server, over a fleet that probes.
 type world struct {
 	*provider
@@ -158,7 +109,7 @@ type world struct {
 	g   *Gateway
 	f   *fleet.Fleet
 	url string
-	log lockedBuffer
+	log programtest.Log
 
 	client *http.Client
 }
@@ -304,24 +255,11 @@ func plainPod(t testing.TB, name string, h http.Handler) function.Pod {
 	return function.Pod{Name: name, UID: name, Addr: l.Addr().String(), Ready: true, Created: time.Now()}
 }
 
-// freePort is one at which nobody listens at the moment.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
-
 // process is a fwatchdog with the handler above.
 type process struct {
-	*exec.Cmd
+	*programtest.Watchdog
 	pod  function.Pod
-	left chan struct{}
-	said lockedBuffer
+	left <-chan struct{} // closed when it has ended
 }
 
 // watchdogPod starts one. Its settings are NAME=value.
@@ -331,33 +269,9 @@ func watchdogPod(t testing.TB, name string, settings ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, upstream := freePort(t), freePort(t)
-	p := &process{Cmd: exec.Command(fwatchdog(t)), left: make(chan struct{}),
-		pod: function.Pod{Name: name, UID: name, Addr: "127.0.0.1:" + port, Created: time.Now()}}
-	p.Env = append([]string{"PATH=" + os.Getenv("PATH"), "port=" + port, "metrics_port=0", "suppress_lock=true", "max_memory=off",
+	upstream := strconv.Itoa(programtest.FreePort(t))
+	w := programtest.StartWatchdog(t, append([]string{"max_memory=off",
 		"mode=http", "fprocess=" + self + " " + asHandler + " " + upstream, "upstream_url=http://127.0.0.1:" + upstream,
-		"exec_timeout=120s", "write_timeout=120s", "read_timeout=120s"}, settings...)
-	p.Stdout, p.Stderr = &p.said, &p.said
-	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = p.Wait()
-		close(p.left)
-	}()
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			said := p.said.String()
-			t.Logf("%s said:\n…%s", name, said[max(0, len(said)-4<<10):])
-		}
-	})
-	return p
-}
-
-// kill ends the watchdog as kill -9 does. Its handler goes with it.
-func (p *process) kill() {
-	_ = p.Process.Kill()
-	<-p.left
+		"exec_timeout=120s", "write_timeout=120s", "read_timeout=120s"}, settings...)...)
+	return &process{w, function.Pod{Name: name, UID: name, Addr: w.Addr, Created: time.Now()}, w.Ended}
 }

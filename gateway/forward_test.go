@@ -22,6 +22,7 @@ import (
 
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 func (w *world) request(path string, header ...string) (seen, answer) {
@@ -396,13 +397,13 @@ func TestAPodIsKilledUnderLoad(t *testing.T) {
 	gets := w.storm(4, "GET", "/f/sleep?for=20ms")
 	posts := w.storm(4, "POST", "/f/sleep?for=20ms")
 	gets.after(50)
-	one.kill()
+	one.Kill()
 	gets.after(50)
 	// The provider sees it later, and what comes in its place.
 	three := watchdogPod(t, "three", "max_inflight=8")
 	w.function("f", 2, two.pod, three.pod)
 	gets.after(50)
-	two.kill()
+	two.Kill()
 	gets.after(50)
 	if codes := gets.end(); len(codes) != 1 {
 		t.Errorf("idempotent requests were answered %v; %q", codes, gets.odd)
@@ -662,7 +663,7 @@ func TestHalfAnAnswerIsCut(t *testing.T) {
 
 func TestAPodThatIsNotThere(t *testing.T) {
 	w := newWorld(t, nil)
-	dead := function.Pod{Name: "dead", UID: "dead", Addr: "127.0.0.1:" + freePort(t), Ready: true}
+	dead := function.Pod{Name: "dead", UID: "dead", Addr: programtest.FreeAddr(t), Ready: true}
 	e := w.function("f", 2, dead, plainPod(t, "p", handler()))
 	w.started(e, 1)
 	// It was there when it was last heard.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // beClients sends so many requests to one URL at once, each on a connection of
@@ -78,7 +79,7 @@ const heldMost = 32 << 10
 // answered once it is awake.
 func TestHeld(t *testing.T) {
 	calls := 8000
-	if raceDetector {
+	if programtest.Race {
 		calls = 800
 	}
 	w := newWorld(t, nil)
@@ -95,7 +96,7 @@ func TestHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	clients := exec.Command(self, asClients, w.url+"/f/echo", strconv.Itoa(calls))
-	var said lockedBuffer
+	var said programtest.Log
 	clients.Stdout, clients.Stderr = &said, &said
 	if err := clients.Start(); err != nil {
 		t.Fatal(err)
@@ -110,7 +111,7 @@ func TestHeld(t *testing.T) {
 	each := func(before, after uint64) int { return int(after-before) / calls }
 	perHeap, perStack := each(heap, heapHeld), each(stacks, stacksHeld)
 	t.Logf("%d held requests: %d B of heap and %d B of stack each", calls, perHeap, perStack)
-	if !raceDetector && perHeap+perStack > heldMost {
+	if !programtest.Race && perHeap+perStack > heldMost {
 		t.Errorf("a held request takes %d B, expected at most %d", perHeap+perStack, heldMost)
 	}
 
