@@ -17,6 +17,7 @@ import (
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // brood is a handler that leaves its group in every way there is, does not
@@ -66,9 +67,8 @@ func (s *site) whole(n int) {
 
 // beWeir runs a provider of the stack with two replicas of brood until it is
 // killed.
-func beWeir(stack, programDir string) int {
-	s := &site{t: new(testing.T), stack: stack, temp: filepath.Join(filepath.Dir(stack), "temp")}
-	programs = programDir
+func beWeir(stack, fwatchdog string) int {
+	s := &site{t: new(testing.T), stack: stack, temp: filepath.Join(filepath.Dir(stack), "temp"), fwatchdog: fwatchdog}
 	p, err := New(s.config())
 	if err != nil {
 		fmt.Println(err)
@@ -91,7 +91,6 @@ func beWeir(stack, programDir string) int {
 // startWeir runs this binary as a weir of the site.
 func (s *site) startWeir() *exec.Cmd {
 	s.t.Helper()
-	fwatchdog(s.t)
 	s.temp = filepath.Join(filepath.Dir(s.stack), "temp")
 	if err := os.MkdirAll(s.temp, 0o700); err != nil {
 		s.t.Fatal(err)
@@ -100,7 +99,7 @@ func (s *site) startWeir() *exec.Cmd {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	cmd := exec.Command(exe, asWeir, s.stack, programs)
+	cmd := exec.Command(exe, asWeir, s.stack, s.fwatchdog)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)
@@ -274,7 +273,7 @@ func environmentOf(pid int, name string) string {
 // finish.
 func TestEndLetsRequestsFinish(t *testing.T) {
 	t.Parallel()
-	slow := build(t, "slow", "../../testdata/functions/slow")
+	slow := programtest.Build(t, "testdata/functions/slow")
 	s := newSite(t, "functions:\n  slow:\n    fprocess: "+slow+"\n    environment: {mode: http}\n").open()
 	s.scale("slow", 1)
 	addr := s.up("slow", 1)[0].Addr

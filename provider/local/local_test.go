@@ -18,6 +18,7 @@ import (
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // A replica gets of weir's environment what every program needs and nothing
@@ -191,7 +192,7 @@ func TestPortTakenMeanwhile(t *testing.T) {
 	s := newSite(t, "functions:\n  f:\n    fprocess: cat\n    environment: {MARK: "+filepath.Join(t.TempDir(), "mark")+"}\n")
 	thief := filepath.Join(t.TempDir(), "thief")
 	script := "#!/bin/bash\nif mkdir $MARK 2>/dev/null; then PORT=$metrics_port " + hello(t) + " &\n" +
-		"until (exec 3<>/dev/tcp/127.0.0.1/$metrics_port) 2>/dev/null; do sleep 0.05; done; fi\nexec " + fwatchdog(t) + "\n"
+		"until (exec 3<>/dev/tcp/127.0.0.1/$metrics_port) 2>/dev/null; do sleep 0.05; done; fi\nexec " + programtest.BuildFwatchdog(t) + "\n"
 	if err := os.WriteFile(thief, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -422,7 +423,7 @@ func TestBadLabelsAreToldOnce(t *testing.T) {
 func TestSampleStack(t *testing.T) {
 	root := t.TempDir()
 	for _, name := range []string{"hello", "wc", "slow"} {
-		path := build(t, name, "../../testdata/functions/"+name)
+		path := programtest.Build(t, "testdata/functions/"+name)
 		to := filepath.Join(root, "bin", "functions", name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o700), os.Link(path, to)); err != nil {
 			t.Fatal(err)

@@ -1,14 +1,12 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // patience bounds every wait for a condition; the machine may be busy.
@@ -39,41 +38,10 @@ func TestMain(m *testing.M) {
 			os.Exit(beWeir(os.Args[2], os.Args[3]))
 		}
 	}
-	dir, err := os.MkdirTemp("", "local-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	programs = dir
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(programtest.Run(m))
 }
 
-// programs is where what is built goes.
-var programs string
-
-var building sync.Mutex
-
-// build compiles a package of the repository once.
-func build(t testing.TB, name, pkg string) string {
-	t.Helper()
-	building.Lock()
-	defer building.Unlock()
-	path := filepath.Join(programs, name)
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w", "-o", path, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, out)
-	}
-	return path
-}
-
-func fwatchdog(t testing.TB) string { return build(t, "fwatchdog", "../..") }
-func hello(t testing.TB) string     { return build(t, "hello", "../../testdata/functions/hello") }
+func hello(t testing.TB) string { return programtest.Build(t, "testdata/functions/hello") }
 
 // keeperCommand runs this binary as a keeper. The race detector would have it
 // sleep a second at its end.
@@ -86,31 +54,15 @@ func keeperCommand(t testing.TB) []string {
 	return []string{"/usr/bin/env", "GORACE=atexit_sleep_ms=0", exe, asKeeper}
 }
 
-// record is what a provider logs and what its replicas write.
-type record struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (r *record) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.all.Write(p)
-}
-
-func (r *record) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.all.String()
-}
-
 // site is a stack file with a provider of it.
 type site struct {
 	t     testing.TB
 	stack string
 	temp  string
-	log   record // of the provider
-	out   record // of the replicas
+	log   programtest.Log // of the provider
+	out   programtest.Log // of the replicas
+	// fwatchdog is the program of the replicas.
+	fwatchdog string
 	*Provider
 	fleet *fleet.Fleet
 	stop  func()
@@ -119,7 +71,7 @@ type site struct {
 // newSite writes a stack file; open makes and runs its provider.
 func newSite(t testing.TB, stack string) *site {
 	t.Helper()
-	s := &site{t: t, stack: filepath.Join(t.TempDir(), "stack.yaml"), temp: t.TempDir(), stop: func() {}}
+	s := &site{t: t, stack: filepath.Join(t.TempDir(), "stack.yaml"), temp: t.TempDir(), stop: func() {}, fwatchdog: programtest.BuildFwatchdog(t)}
 	s.write(stack)
 	return s
 }
@@ -133,7 +85,7 @@ func (s *site) write(stack string) {
 
 func (s *site) config() Config {
 	return Config{
-		Stack: s.stack, Namespace: "default", Fwatchdog: fwatchdog(s.t), Keeper: keeperCommand(s.t),
+		Stack: s.stack, Namespace: "default", Fwatchdog: s.fwatchdog, Keeper: keeperCommand(s.t),
 		Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/", "WEIR_BASIC_AUTH_PASSWORD=secret"},
 		TempDir: s.temp, Output: &s.out,
 		Log: slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -219,7 +171,7 @@ func describe(pid int) string {
 func (s *site) watchdogs(name string) (pids []int) {
 	for _, pid := range processes() {
 		text := describe(pid)
-		if strings.HasPrefix(text, fwatchdog(s.t)+" ") && strings.Contains(text, "\nTMPDIR="+s.temp+"/") && strings.Contains(text, "/"+name+"-") {
+		if strings.HasPrefix(text, s.fwatchdog+" ") && strings.Contains(text, "\nTMPDIR="+s.temp+"/") && strings.Contains(text, "/"+name+"-") {
 			pids = append(pids, pid)
 		}
 	}
