@@ -26,7 +26,7 @@ const (
 func (x *exchange) prepare() error {
 	r, max := x.r, x.p.MaxBody
 	path, ok := target(r)
-	if !ok || !validHost(r.Host) {
+	if !ok || !ValidHost(r.Host) {
 		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTarget}
 	}
 	if !validTrailers(r.Trailer) {
@@ -93,7 +93,7 @@ func (x *exchange) prepareCall(expect bool) error {
 	} else {
 		ok = validPath(path)
 	}
-	if !ok || !validHost(r.Host) || !validHeader(c.Header) {
+	if !ok || !ValidHost(r.Host) || !validHeader(c.Header) {
 		return &invoke.RequestError{Status: http.StatusBadRequest, Err: errTarget}
 	}
 	if !validTrailers(r.Trailer) {

@@ -36,9 +36,9 @@ func target(r *http.Request) (string, bool) {
 	return rest[path:], true
 }
 
-// validHost says whether a Host has only bytes that one may have (RFC 3986,
+// ValidHost says whether a Host has only bytes that one may have (RFC 3986,
 // 3.2.2). The server in front looks at the header, not at absolute URIs.
-func validHost(host string) bool {
+func ValidHost(host string) bool {
 	for i := range len(host) {
 		if c := host[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"#/<>?@\\^`{|}", c) >= 0 {
 			return false
