@@ -8,12 +8,7 @@ import (
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
-	"github.com/weir-run/weir/proxy"
 )
-
-// recheck is how often those who wait are looked at where nothing is heard:
-// the number of gateways, and with it a pod's share, changes without news.
-const recheck = time.Second
 
 // lane is what the gateway holds for one function: who is with which pod, who
 // waits, and what became of the calls. It lives as long as the function does,
@@ -51,27 +46,6 @@ type lane struct {
 	// untold calls were refused since the log told of it.
 	untold int
 	told   time.Time
-}
-
-// claim is one call's place: in line, or with a pod. Its fields are the lane's
-// while it waits, and the caller's otherwise.
-type claim struct {
-	ticket   uint64
-	deadline time.Time
-	// place is what it was given, err why that is nothing. pod and to are the
-	// place's as of then; to is nil where the pod's address is none.
-	place *place
-	pod   *fleet.Pod
-	to    *proxy.Proxy
-	err   error
-	// woken: it came while no pod had started.
-	woken bool
-
-	// held: it counts as one that waits for a pod; waits: it is in line.
-	held, waits bool
-	// ready is told when place or err was set; nil until it waits.
-	ready      chan struct{}
-	prev, next *claim
 }
 
 // ending is how a pod did with what it was given.
@@ -245,74 +219,6 @@ func (l *lane) exit(code int, took time.Duration) {
 	l.mu.Unlock()
 }
 
-// watch serves those who wait until nobody does.
-func (l *lane) watch() {
-	timer := time.NewTimer(recheck)
-	defer timer.Stop()
-	for {
-		e := l.entry.Load()
-		changed := e.Changed()
-		next, other, some := l.serve(e)
-		if !some {
-			return
-		}
-		if now := time.Now(); l.takesCompany(e, now) {
-			l.g.accompany(l, e, now)
-		}
-		timer.Reset(next)
-		select {
-		case <-changed:
-		case <-other:
-		case <-l.kick:
-		case <-timer.C:
-		case <-l.g.ctx.Done():
-		}
-	}
-}
-
-// serve gives those who wait what there is, and refuses whose time is over.
-// next is when to look again, other what to listen to beside the function; it
-// may be nil. When nobody is left the watcher is one no more.
-func (l *lane) serve(e *fleet.Entry) (next time.Duration, other <-chan struct{}, some bool) {
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dispatch(e, now)
-	// A pod from before the sleep, that has not stopped yet, is no wake.
-	if l.places.awake && e.Function().Replicas > 0 {
-		l.sawStarted(now)
-	}
-	if l.line.n == 0 {
-		l.watching = false
-		return 0, nil, false
-	}
-	l.rouse(e, now)
-	next = min(l.places.look, l.line.head.deadline.Sub(now))
-	return max(next, time.Millisecond), l.company.news, true
-}
-
-// dispatch hands out every place that is free, in the order of the line.
-func (l *lane) dispatch(e *fleet.Entry, now time.Time) {
-	for c := l.line.head; c != nil; c = l.line.head {
-		switch {
-		case l.g.ctx.Err() != nil:
-			l.deny(c, errStopping, now)
-		case e.Gone() && l.entry.Load() == e:
-			l.deny(c, errGone(l.ref), now)
-		default:
-			p := l.pick(e, now)
-			if p == nil && now.Before(c.deadline) {
-				return
-			}
-			if p == nil {
-				l.deny(c, l.late(e), now)
-				continue
-			}
-			l.call(c, p, now)
-		}
-	}
-}
-
 // handOver gives the pod, of which a place became free, to those who wait.
 func (l *lane) handOver(p *place, now time.Time) {
 	e := l.entry.Load()
@@ -369,14 +275,6 @@ func (l *lane) giveBack(c *claim, how ending, now time.Time) {
 		return
 	}
 	l.handOver(p, now)
-}
-
-// look has the watcher look again.
-func (l *lane) look() {
-	select {
-	case l.kick <- struct{}{}:
-	default:
-	}
 }
 
 // tidy brings the pods in step with the function where no call does it, and

@@ -1,6 +1,32 @@
 package gateway
 
-import "time"
+import (
+	"time"
+
+	"github.com/weir-run/weir/fleet"
+	"github.com/weir-run/weir/proxy"
+)
+
+// claim is one call's place: in line, or with a pod. Its fields are the lane's
+// while it waits, and the caller's otherwise.
+type claim struct {
+	ticket   uint64
+	deadline time.Time
+	// place is what it was given, err why that is nothing. pod and to are the
+	// place's as of then; to is nil where the pod's address is none.
+	place *place
+	pod   *fleet.Pod
+	to    *proxy.Proxy
+	err   error
+	// woken: it came while no pod had started.
+	woken bool
+
+	// held: it counts as one that waits for a pod; waits: it is in line.
+	held, waits bool
+	// ready is told when place or err was set; nil until it waits.
+	ready      chan struct{}
+	prev, next *claim
+}
 
 // line is who waits, in the order of their tickets: who was sent away by a pod
 // stands where they stood before.

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -366,31 +365,6 @@ func (x *exchange) final(h http.Header) {
 	}
 	seconds := time.Since(x.start).Seconds()
 	h[contract.HeaderDuration] = []string{strconv.FormatFloat(seconds, 'f', 6, 64)}
-}
-
-// clientError is a failed write to w.
-type clientError struct{ error }
-
-// timeUp says whether err is a deadline of a connection.
-func timeUp(err error) bool { return err != nil && errors.Is(err, os.ErrDeadlineExceeded) }
-
-// fault turns an error of either connection into how the invocation ended.
-func (x *exchange) fault(err error) error {
-	var client clientError
-	var request *invoke.RequestError
-	switch {
-	case errors.As(err, &request), errors.Is(err, context.Canceled):
-		return err
-	case x.ctx.Err() != nil:
-		return x.ctx.Err()
-	case timeUp(err):
-		return context.DeadlineExceeded
-	case errors.As(err, &client):
-		return context.Canceled
-	case err == io.EOF:
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("%w: %w", invoke.ErrBadAnswer, err)
 }
 
 // keep puts the connection back for the next request, if it is clean.

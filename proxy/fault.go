@@ -1,11 +1,16 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"syscall"
+
+	"github.com/weir-run/weir/invoke"
 )
 
 // Stage is how far a request came at an upstream that did not answer it. It
@@ -120,4 +125,29 @@ func (c *Call) Pass(a *Answer) {
 	c.Own()
 	c.w.WriteHeader(a.Status)
 	_, _ = c.w.Write(a.Body)
+}
+
+// clientError is a failed write to w.
+type clientError struct{ error }
+
+// timeUp says whether err is a deadline of a connection.
+func timeUp(err error) bool { return err != nil && errors.Is(err, os.ErrDeadlineExceeded) }
+
+// fault turns an error of either connection into how the invocation ended.
+func (x *exchange) fault(err error) error {
+	var client clientError
+	var request *invoke.RequestError
+	switch {
+	case errors.As(err, &request), errors.Is(err, context.Canceled):
+		return err
+	case x.ctx.Err() != nil:
+		return x.ctx.Err()
+	case timeUp(err):
+		return context.DeadlineExceeded
+	case errors.As(err, &client):
+		return context.Canceled
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: %w", invoke.ErrBadAnswer, err)
 }
