@@ -35,19 +35,6 @@ func (a *api) call(w http.ResponseWriter, q *request) {
 	a.g.serve(w, q.Request, q.entry, rest)
 }
 
-// submit is an asynchronous call.
-func (a *api) submit(w http.ResponseWriter, q *request) {
-	rest := slashed(q.rest)
-	switch path := private(rest); {
-	case path != "":
-		answerPrivate(w, q, path)
-	case a.g.cfg.Submit == nil:
-		say(w, http.StatusServiceUnavailable, "this weir has no queue for asynchronous calls: call /function/"+q.name)
-	default:
-		a.g.cfg.Submit(w, q.Request, q.entry, rest)
-	}
-}
-
 // answerPrivate answers the paths that are each watchdog's own: for the
 // function as a whole, from what is known of its pods. It wakes nothing.
 func answerPrivate(w http.ResponseWriter, q *request, path string) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
+	"github.com/weir-run/weir/queue"
 )
 
 // scaled is a Provider that notes what was asked of it.
@@ -409,22 +410,6 @@ func TestWakeRoute(t *testing.T) {
 	}
 }
 
-func TestAsyncWithoutAStore(t *testing.T) {
-	w := newAPIWorld(t, nil)
-	rec := w.ask("POST", "/async-function/echo/x", "body", nil)
-	if rec.Code != 503 || !strings.Contains(rec.Body.String(), "call /function/") {
-		t.Errorf("%d %s", rec.Code, rec.Body)
-	}
-	got := ""
-	w.Gateway.cfg.Submit = func(rw http.ResponseWriter, r *http.Request, e *fleet.Entry, path string) {
-		got = r.Method + " " + e.Function().String() + " " + path
-		rw.WriteHeader(202)
-	}
-	if rec := w.ask("PATCH", "/async-function/echo.far//x?y", "body", nil); rec.Code != 202 || got != "PATCH echo.far //x?y" {
-		t.Errorf("%d, %q", rec.Code, got)
-	}
-}
-
 func TestHealthz(t *testing.T) {
 	w := newAPIWorld(t, nil)
 	if rec := w.ask("GET", "/healthz", "", nil); rec.Code != 200 {
@@ -439,7 +424,7 @@ func TestHealthz(t *testing.T) {
 // BenchmarkRoute is what finding the function adds to a call.
 func BenchmarkRoute(b *testing.B) {
 	w := newAPIWorld(b, func(c *Config) {
-		c.Submit = func(http.ResponseWriter, *http.Request, *fleet.Entry, string) {}
+		c.Async = &unkept{}
 	})
 	r := httptest.NewRequest("POST", "/async-function/echo/some/path?q=1", nil)
 	r.Host = "127.0.0.1:31112"
@@ -448,4 +433,11 @@ func BenchmarkRoute(b *testing.B) {
 	for b.Loop() {
 		w.handler.ServeHTTP(rec, r)
 	}
+}
+
+// unkept is a queue that is fast.
+type unkept struct{ scripted }
+
+func (*unkept) Submit(context.Context, *queue.Message, string) (queue.ID, bool, error) {
+	return firstID, false, nil
 }

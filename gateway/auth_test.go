@@ -10,7 +10,7 @@ import (
 // open are the routes that anybody may use. A new one is written here on
 // purpose or not at all.
 var open = []string{
-	"/async-function/", "/function/", "/healthz", "/status-function/", "/status-functions", "/status-functions-stream", "/wake-function/",
+	"/async-call/", "/async-function/", "/function/", "/healthz", "/status-function/", "/status-functions", "/status-functions-stream", "/wake-function/",
 }
 
 var someMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"}
@@ -74,7 +74,7 @@ func TestWhatIsNotListedIsNotThere(t *testing.T) {
 		"/", "//", "/system", "/system/", "/system/x", "/system/functions/", "/system/functions/echo", "/system/info/x",
 		"//system/functions", "/./system/functions", "/x/../system/functions", "/%73ystem/functions", "/system%2Ffunctions", "/SYSTEM/functions",
 		"/System/info", "/system/info%20", "/system/function/echo/x", "/system/scale-function/echo/x", "/system/alert", "/system/telemetry",
-		"/function", "/functions", "/async-function", "/async-call/1", "/wake-function", "/wake-function/echo/", "/wake-functions", "/status-function/echo/x",
+		"/function", "/functions", "/async-function", "/async-call", "/async-calls", "/async-call/1/x", "/system/dead-letters/1/x", "/wake-function", "/wake-function/echo/", "/wake-functions", "/status-function/echo/x",
 		"/status-functionsx", "/status-functions/", "/healthz/", "/healthzz", "/metrics", "/debug/pprof/", "/_/health", "/_/ready", "/favicon.ico",
 		"/healthz/../system/functions", "/healthz;/system/functions",
 	} {

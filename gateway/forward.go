@@ -62,7 +62,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, e *fleet.Entry, 
 	c.try.Judge, c.try.Answer, c.try.Kept = c.judge, c.answer, c.lane.keepBytes
 	defer c.end()
 	if !c.identify() {
-		c.refuse(&refusal{http.StatusBadRequest, "call_id", contract.HeaderCallID + " is to be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'", 0})
+		c.refuse(&refusal{http.StatusBadRequest, "call_id", wantCallID, 0})
 		return
 	}
 	if err := c.admit(); err != nil {

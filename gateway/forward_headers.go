@@ -13,6 +13,8 @@ import (
 // maxCallID bounds a caller's own X-Call-Id.
 const maxCallID = 64
 
+const wantCallID = contract.HeaderCallID + " is to be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'"
+
 // Headers that only the gateway sets.
 const (
 	headerStartTime     = "X-Start-Time"
@@ -68,7 +70,7 @@ func newCallID() string {
 // headers are what the function is told beside what the client says.
 func (c *call) headers() {
 	v := &c.values
-	v[0], v[1], v[2], v[3] = c.id, c.startTime, c.r.Host, c.forwardedFor()
+	v[0], v[1], v[2], v[3] = c.id, c.startTime, c.r.Host, forwardedFor(c.r)
 	h := make(http.Header, 5)
 	h[contract.HeaderCallID] = v[0:1:1]
 	h[headerStartTime] = v[1:2:2]
@@ -82,14 +84,16 @@ func (c *call) headers() {
 	c.try.Header = h
 }
 
-// forwardedFor is the client's address behind those that are there.
-func (c *call) forwardedFor() string {
-	peer, _, err := net.SplitHostPort(c.r.RemoteAddr)
+// forwardedFor is the client's address behind those that are there. Of an
+// asynchronous call it is there since the call was sent.
+func forwardedFor(r *http.Request) string {
+	peer, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		peer = c.r.RemoteAddr
+		peer = r.RemoteAddr
 	}
-	if before := c.r.Header[headerForwardedFor]; len(before) > 0 {
-		return strings.Join(before, ", ") + ", " + peer
+	before := strings.Join(r.Header[headerForwardedFor], ", ")
+	if before == "" || peer == "" {
+		return before + peer
 	}
-	return peer
+	return before + ", " + peer
 }

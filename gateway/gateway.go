@@ -9,7 +9,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,10 +43,14 @@ type Config struct {
 	// Explain is what the autoscaler last decided of a function and why, in
 	// JSON's terms; nil is nothing. May be nil.
 	Explain func(function.Ref) any
-	// Submit takes and answers an asynchronous call; path is the raw path and
-	// query that the function is to see. Nil where there is no durable store:
+	// Async keeps asynchronous calls. Nil where there is no durable store:
 	// such calls are refused.
-	Submit func(w http.ResponseWriter, r *http.Request, e *fleet.Entry, path string)
+	Async Async
+	// AsyncMaxBody bounds the body of an asynchronous call, in bytes.
+	AsyncMaxBody int64
+	// CheckCallback says what is wrong with an X-Callback-Url, and what would
+	// be right. Nil where no callbacks are sent: such calls are refused.
+	CheckCallback func(url string) error
 	// Kick is told of a function for which requests wait though pods are up:
 	// the autoscaler need not wait for its next tick. It never blocks. May be
 	// nil.
@@ -115,6 +118,9 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if cfg.HoldTime <= 0 {
 		cfg.HoldTime = DefaultHoldTime
+	}
+	if cfg.AsyncMaxBody <= 0 {
+		cfg.AsyncMaxBody = DefaultAsyncMaxBody
 	}
 	if cfg.Gateways == nil {
 		cfg.Gateways = func() int { return 1 }

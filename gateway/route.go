@@ -41,7 +41,8 @@ var (
 // here. What is called most stands first.
 var routes = []route{
 	{"/function/", nil, true, true, called((*api).call)},
-	{"/async-function/", nil, true, true, called((*api).submit)},
+	{"/async-function/", nil, true, true, submitted},
+	{"/async-call/", []string{http.MethodGet, http.MethodDelete}, true, false, queued((*api).asyncCall)},
 	{"/wake-function/", []string{http.MethodGet, http.MethodPost}, true, false, named((*api).wake)},
 	{"/status-function/", gets, true, false, named((*api).status)},
 	{"/status-functions", gets, true, false, (*api).statuses},
@@ -52,6 +53,8 @@ var routes = []route{
 	{"/system/functions", writes, false, false, deploys},
 	{"/system/function/", gets, false, false, named((*api).describe)},
 	{"/system/scale-function/", []string{http.MethodPost}, false, false, (*api).scale},
+	{"/system/dead-letters", gets, false, false, (*api).deadLetters},
+	{"/system/dead-letters/", []string{http.MethodGet, http.MethodPost, http.MethodDelete}, false, false, queued((*api).deadLetter)},
 	{"/system/info", gets, false, false, (*api).info},
 	{"/system/namespaces", gets, false, false, (*api).namespaces},
 	{"/system/namespace/", allKinds, false, false, namespacing},
