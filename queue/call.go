@@ -90,4 +90,7 @@ type Callback struct {
 	Attempts int       `json:"attempts"`
 	Next     time.Time `json:"next,omitzero"`
 	Reason   string    `json:"reason,omitempty"`
+	// Call is the ID of the call that it became, where it went to a function
+	// of weir itself.
+	Call string `json:"call,omitempty"`
 }
