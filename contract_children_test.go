@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // handled is what the http child says it saw of a request.
@@ -36,7 +38,7 @@ type served struct {
 // LISTEN and RECORD are set.
 func launchHTTP(t testing.TB, command string, env ...string) *served {
 	t.Helper()
-	address := "127.0.0.1:" + strconv.Itoa(freePort(t))
+	address := "127.0.0.1:" + strconv.Itoa(programtest.FreePort(t))
 	recorded := filepath.Join(t.TempDir(), "record")
 	w := launch(t, fwatchdog(t), append([]string{
 		"mode=http", "fprocess=" + command, "upstream_url=http://" + address,
@@ -58,7 +60,7 @@ func startHTTP(t testing.TB, command string, env ...string) *served {
 // waitHandler waits until the handler itself takes a connection.
 func (s *served) waitHandler() {
 	s.t.Helper()
-	eventually(s.t, "the handler listens", func() bool {
+	programtest.Eventually(s.t, "the handler listens", func() bool {
 		conn, err := net.DialTimeout("tcp", s.address, time.Second)
 		if err == nil {
 			conn.Close()
@@ -151,7 +153,7 @@ func (p *pending) wait(t testing.TB) (answer, error) {
 	t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(patience):
+	case <-time.After(programtest.Patience):
 		t.Fatal("a request is not answered")
 	}
 	return p.answer, p.err
@@ -183,7 +185,7 @@ func wantCut(t testing.TB, a answer, err error) {
 // had begun, which a 504 says.
 func (w *instance) tryBegun(method, path, body string) (a answer, err error) {
 	w.t.Helper()
-	eventually(w.t, "an answer begins within its time", func() bool {
+	programtest.Eventually(w.t, "an answer begins within its time", func() bool {
 		a, err = w.try(method, path, body)
 		return err != nil || a.StatusCode != 504
 	})
@@ -248,7 +250,7 @@ func (w *instance) wantNoLeak(before usage) {
 		now = w.usage()
 		return now.goroutines <= before.goroutines+slack && now.descriptors <= before.descriptors+slack && now.processes <= before.processes
 	}
-	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(programtest.Patience); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("leaked: %+v at the start, %+v now", before, now)
 		}

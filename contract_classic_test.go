@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // classic starts fwatchdog-classic with the fork child doing what says.
@@ -35,7 +37,7 @@ func TestClassic(t *testing.T) {
 		}
 		wantWhole(t, w.do("GET", "/", ""), nil, "")
 		w.wantLog("Forking fprocess.\n")
-		eventually(t, "the log says how much was written", func() bool {
+		programtest.Eventually(t, "the log says how much was written", func() bool {
 			return regexp.MustCompile(`Wrote 4 Bytes - Duration: \d+\.\d+s`).MatchString(w.stderr.String())
 		})
 		w.stop()
@@ -56,7 +58,7 @@ func TestClassic(t *testing.T) {
 		if a.body != "Killed process.\n" {
 			t.Errorf("body %q", a.body)
 		}
-		eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
+		programtest.Eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
 	})
 	t.Run("stderr merged", func(t *testing.T) {
 		parallel(t)
@@ -143,9 +145,9 @@ func TestClassic(t *testing.T) {
 		parallel(t)
 		w := classic(t, "grandchild 1h")
 		p := w.background("POST", "/", "x")
-		eventually(t, "the fork and its child run", func() bool { return len(descendants(w.pid)) == 2 })
+		programtest.Eventually(t, "the fork and its child run", func() bool { return len(descendants(w.pid)) == 2 })
 		p.cancel()
-		eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
+		programtest.Eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
 	})
 	t.Run("mode of the other program", func(t *testing.T) {
 		parallel(t)

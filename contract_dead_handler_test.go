@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // wantHandlerRefused fails unless a is a whole refusal for the reason handler,
@@ -110,7 +112,7 @@ func TestGetsThatMeetAHandlerKnownToBeDead(t *testing.T) {
 	for _, p := range descendants(w.pid) {
 		p.kill()
 	}
-	eventually(t, "the listener is closed", func() bool {
+	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil
 	})

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // drainClients loop at once; TERM comes after drainAnswers answers.
@@ -102,7 +104,7 @@ func (d *drained) run(t *testing.T) {
 	for i := range drainClients {
 		clients.Go(func() { d.client(t, i) })
 	}
-	eventually(t, "the load runs", func() bool { return d.answered.Load() >= drainAnswers || t.Failed() })
+	programtest.Eventually(t, "the load runs", func() bool { return d.answered.Load() >= drainAnswers || t.Failed() })
 	now := time.Now()
 	d.told.Store(&now)
 	d.w.signal(syscall.SIGTERM)
@@ -173,12 +175,12 @@ func (d *drained) client(t *testing.T, i int) {
 	for n := 0; !t.Failed(); n++ {
 		id := fmt.Sprintf("%d-%d", i, n)
 		if conn == nil {
-			raw, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(d.w.port), patience)
+			raw, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(d.w.port), programtest.Patience)
 			if err != nil {
 				d.fail(t, broken{id: id, err: err})
 				return
 			}
-			raw.SetDeadline(time.Now().Add(4 * patience))
+			raw.SetDeadline(time.Now().Add(4 * programtest.Patience))
 			conn = &counted{Conn: raw}
 			conn.in = bufio.NewReader(conn)
 		}

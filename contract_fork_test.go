@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // Streaming hid every failure behind a 200.
@@ -59,7 +61,7 @@ func TestExecTimeoutEndsTheWholeGroup(t *testing.T) {
 			parallel(t)
 			w := startFork(t, mode, "grandchild 1h", "exec_timeout=300ms")
 			wantOwn(t, w.do("GET", "/", ""), 504)
-			eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
+			programtest.Eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
 		})
 	}
 }
@@ -83,9 +85,9 @@ func TestForkEndsWithItsClient(t *testing.T) {
 			parallel(t)
 			w := startFork(t, mode, "grandchild 1h", "exec_timeout=1h")
 			p := w.background("GET", "/left", "")
-			eventually(t, "the fork and its child run", func() bool { return len(descendants(w.pid)) == 2 })
+			programtest.Eventually(t, "the fork and its child run", func() bool { return len(descendants(w.pid)) == 2 })
 			p.cancel()
-			eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
+			programtest.Eventually(t, "no process is left", func() bool { return len(descendants(w.pid)) == 0 })
 			w.wantLog(" 499 ")
 		})
 	}
@@ -96,9 +98,9 @@ func TestHandlerLearnsThatItsClientLeft(t *testing.T) {
 	parallel(t)
 	w := startMisbehaving(t, "exec_timeout=1h")
 	p := w.background("GET", "/hang", "", "X-Id: leaver")
-	eventually(t, "the handler has the request", func() bool { return w.saw("leaver") })
+	programtest.Eventually(t, "the handler has the request", func() bool { return w.saw("leaver") })
 	p.cancel()
-	eventually(t, "the handler is told", func() bool { return w.saw("gone") })
+	programtest.Eventually(t, "the handler is told", func() bool { return w.saw("gone") })
 	w.wantLog(" 499 ")
 }
 
@@ -135,7 +137,7 @@ func TestLongLogLineDoesNotHang(t *testing.T) {
 				for range 2 {
 					wantWhole(t, w.do("GET", "/log?to="+to+"&n="+strconv.Itoa(long), ""), nil, "logged")
 				}
-				eventually(t, "every byte of the lines is in the log", func() bool {
+				programtest.Eventually(t, "every byte of the lines is in the log", func() bool {
 					// Paths, dates and access lines hold no more than a few.
 					got := count(w.instance) - before
 					return got >= 2*long && got < 2*long+100
@@ -147,7 +149,7 @@ func TestLongLogLineDoesNotHang(t *testing.T) {
 		parallel(t)
 		w := startFork(t, "streaming", "line "+strconv.Itoa(long))
 		wantWhole(t, w.do("GET", "/", ""), nil, "logged")
-		eventually(t, "every byte of the line is in the log", func() bool { return count(w) >= long })
+		programtest.Eventually(t, "every byte of the line is in the log", func() bool { return count(w) >= long })
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // A handler that answers something else than HTTP, or less than it announced,
@@ -57,11 +59,11 @@ func TestClientsThatLeave(t *testing.T) {
 	for i := range 25 {
 		id := "leaver" + strconv.Itoa(i)
 		p := w.background("POST", "/hang", "x", "X-Id: "+id)
-		eventually(t, "the handler has the request", func() bool { return w.saw(id) })
+		programtest.Eventually(t, "the handler has the request", func() bool { return w.saw(id) })
 		p.cancel()
 		<-p.done
 	}
-	eventually(t, "the slots are free", func() bool {
+	programtest.Eventually(t, "the slots are free", func() bool {
 		running, ok := w.sample("http_requests_in_flight")
 		return ok && running == 0
 	})
@@ -151,5 +153,5 @@ func TestHundredMegabyteLine(t *testing.T) {
 	if rss, ok := w.sample("process_resident_memory_bytes"); !ok || rss > 64<<20 {
 		t.Errorf("resident memory %v MiB after a line of 100 MB", rss/(1<<20))
 	}
-	eventually(t, "every byte of the line is in the log", func() bool { return w.stderr.exes() >= long })
+	programtest.Eventually(t, "every byte of the line is in the log", func() bool { return w.stderr.exes() >= long })
 }

@@ -5,92 +5,34 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
-// patience bounds every wait for a condition. It is long because the machine
-// may be busy with other packages; no test passes by waiting for it. PATIENCE
-// shortens it, to watch tests fail.
-var patience = func() time.Duration {
-	if d, err := time.ParseDuration(os.Getenv("PATIENCE")); err == nil {
-		return d
-	}
-	return 30 * time.Second
-}()
-
-// nextPort starts at a place of this process's own. Ports are taken below the
-// kernel's ephemeral range, so that no outgoing connection can hold one.
-var nextPort atomic.Uint32
-
-const firstPort, lastPort = 10000, 32000
-
-// freePort is a TCP port that nothing listens on. Until the test ends no other
-// call returns it, in no process: the name of a socket in the abstract
-// namespace is the claim.
-func freePort(t testing.TB) int {
-	t.Helper()
-	nextPort.CompareAndSwap(0, uint32(os.Getpid()*97%(lastPort-firstPort)+1))
-	for range lastPort - firstPort {
-		port := firstPort + int(nextPort.Add(1))%(lastPort-firstPort)
-		claim, err := net.Listen("unix", fmt.Sprintf("@weir-test-port-%d", port))
-		if err != nil {
-			continue
-		}
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
-		if err != nil {
-			claim.Close()
-			continue
-		}
-		l.Close()
-		t.Cleanup(func() { claim.Close() })
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-// output collects what a process writes: all of it up to kept, and of all of
-// it how many of its bytes are an x.
+// output collects what a process writes, and counts how many of its bytes are
+// an x: what the long lines of the tests are made of.
 type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-	xs  int
+	programtest.Log
+	xs atomic.Int64
 }
-
-// kept is far above what any test reads of a log.
-const kept = 16 << 20
 
 func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.xs += bytes.Count(p, []byte("x"))
-	o.buf.Write(p[:min(len(p), kept-o.buf.Len())])
-	return len(p), nil
+	o.xs.Add(int64(bytes.Count(p, []byte("x"))))
+	return o.Log.Write(p)
 }
 
-// exes is how many x came: what the long lines of the tests are made of.
-func (o *output) exes() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.xs
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
+// exes is how many x came.
+func (o *output) exes() int { return int(o.xs.Load()) }
 
 // instance is a watchdog that runs.
 type instance struct {
@@ -103,7 +45,7 @@ type instance struct {
 	dir            string
 	url            string
 	stdout, stderr *output
-	exited         chan struct{}
+	exited         <-chan struct{}
 }
 
 // in is w for a subtest: what fails there fails the subtest.
@@ -130,79 +72,27 @@ func launch(t testing.TB, program string, env ...string) *instance {
 // launchCmd is launch for a command that is prepared already.
 func launchCmd(t testing.TB, cmd *exec.Cmd, env ...string) *instance {
 	t.Helper()
-	w := &instance{t: t, cmd: cmd, port: freePort(t), metric: freePort(t), dir: t.TempDir(),
-		stdout: new(output), stderr: new(output), exited: make(chan struct{})}
+	own := []string{"healthcheck_interval=1ms"}
 	if fixed := os.Getenv("FWATCHDOG_METRICS_PORT"); fixed != "" {
-		w.metric, _ = strconv.Atoi(fixed)
+		own = append(own, "metrics_port="+fixed)
 	}
-	all := append([]string{
-		"PATH=" + os.Getenv("PATH"),
-		"HOME=" + w.dir,
-		"TMPDIR=" + w.dir,
-		"port=" + strconv.Itoa(w.port),
-		"metrics_port=" + strconv.Itoa(w.metric),
-		"healthcheck_interval=1ms",
-	}, env...)
-	cmd.Env = lastWins(all)
-	for _, e := range cmd.Env {
-		if v, ok := strings.CutPrefix(e, "port="); ok {
-			w.port, _ = strconv.Atoi(v)
-		}
-	}
-	w.url = "http://127.0.0.1:" + strconv.Itoa(w.port)
+	w := &instance{t: t, cmd: cmd, stdout: new(output), stderr: new(output)}
 	if cmd.Stdout == nil {
 		cmd.Stdout = w.stdout
 	}
 	if cmd.Stderr == nil {
 		cmd.Stderr = w.stderr
 	}
-	// A descendant that outlives the watchdog must not keep Wait from
-	// returning: it may hold the pipes.
-	cmd.WaitDelay = 2 * time.Second
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setpgid = true
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.pid = cmd.Process.Pid
-	go func() {
-		cmd.Wait()
-		close(w.exited)
-	}()
+	run := programtest.StartWatchdogBy(t, cmd, append(own, env...)...)
+	w.pid, w.port, w.metric, w.dir, w.url, w.exited = run.Pid(), run.Port, run.MetricsPort, run.Dir, run.URL, run.Ended
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("stdout of the watchdog:\n%s", clip(w.stdout.String()))
-			t.Logf("stderr of the watchdog:\n%s", clip(w.stderr.String()))
+			t.Logf("stdout of the watchdog:\n%s", programtest.Clip(w.stdout.String()))
+			t.Logf("stderr of the watchdog:\n%s", programtest.Clip(w.stderr.String()))
 		}
 		w.destroy()
 	})
 	return w
-}
-
-// clip shortens what a failed test prints.
-func clip(s string) string {
-	const most = 8 << 10
-	if len(s) <= most {
-		return s
-	}
-	return s[:most/2] + "\n…\n" + s[len(s)-most/2:]
-}
-
-// lastWins drops the entries of an environment that a later one replaces, and
-// those that are set to nothing.
-func lastWins(env []string) []string {
-	var out []string
-	seen := map[string]bool{}
-	for i := len(env) - 1; i >= 0; i-- {
-		name, value, _ := strings.Cut(env[i], "=")
-		if !seen[name] && value != "" {
-			out = append(out, env[i])
-		}
-		seen[name] = true
-	}
-	return out
 }
 
 // destroy ends the watchdog and everything that it started, by pid.
@@ -214,7 +104,7 @@ func (w *instance) destroy() {
 	}
 	select {
 	case <-w.exited:
-	case <-time.After(patience):
+	case <-time.After(programtest.Patience):
 		w.t.Errorf("watchdog %d does not end on SIGKILL", w.pid)
 	}
 }
@@ -238,7 +128,7 @@ func startClassic(t testing.TB, env ...string) *instance {
 // client opens a connection per request and follows nothing.
 var client = &http.Client{
 	Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true},
-	Timeout:   2 * patience,
+	Timeout:   2 * programtest.Patience,
 	CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	},
@@ -252,7 +142,7 @@ func (w *instance) waitHealthy() { w.t.Helper(); w.waitStatus("/_/health", 200) 
 func (w *instance) waitStatus(path string, status int) {
 	w.t.Helper()
 	var last string
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(programtest.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-w.exited:
 			w.t.Fatalf("watchdog ended with %d before GET %s was %d", w.code(), path, status)
@@ -341,7 +231,7 @@ func (w *instance) wait() int {
 	select {
 	case <-w.exited:
 		return w.code()
-	case <-time.After(patience):
+	case <-time.After(programtest.Patience):
 		w.t.Fatalf("watchdog does not exit")
 		return -1
 	}
@@ -367,22 +257,11 @@ func (w *instance) stop() {
 // lock is the path of the lock file.
 func (w *instance) lock() string { return filepath.Join(w.dir, ".lock") }
 
-// eventually waits until ok returns true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not within %v: %s", patience, what)
-}
-
 // wantLog waits for a line of the watchdog's stderr or stdout that contains
 // text.
 func (w *instance) wantLog(text string) {
 	w.t.Helper()
-	eventually(w.t, "the log says "+strconv.Quote(text), func() bool {
+	programtest.Eventually(w.t, "the log says "+strconv.Quote(text), func() bool {
 		return strings.Contains(w.stderr.String(), text) || strings.Contains(w.stdout.String(), text)
 	})
 }

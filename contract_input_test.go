@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // badRequests are refused with one of the codes given, or by a closed
@@ -183,7 +185,7 @@ func TestSlowClientIsLetGo(t *testing.T) {
 			t.Errorf("the handler took half a request for a whole one: %+v", r)
 		}
 	}
-	eventually(t, "a request that is sent in time works", func() bool {
+	programtest.Eventually(t, "a request that is sent in time works", func() bool {
 		got, err := w.status("/status")
 		return err == nil && got == 200
 	})

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weir-run/weir/test/programtest"
 	"github.com/weir-run/weir/watchdog"
 )
 
@@ -29,7 +30,7 @@ func TestTwoWatchdogsInOneProcess(t *testing.T) {
 	var dogs []*watchdog.Watchdog
 	ended := make(chan error, 2)
 	for i := range 2 {
-		cfg, err := watchdog.FromEnv([]string{"TMPDIR=" + t.TempDir(), "port=" + strconv.Itoa(freePort(t)), "metrics_port=" + strconv.Itoa(freePort(t)),
+		cfg, err := watchdog.FromEnv([]string{"TMPDIR=" + t.TempDir(), "port=" + strconv.Itoa(programtest.FreePort(t)), "metrics_port=" + strconv.Itoa(programtest.FreePort(t)),
 			"healthcheck_interval=1ms"}, watchdog.ModeInproc)
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +68,7 @@ func TestTwoWatchdogsInOneProcess(t *testing.T) {
 			t.Errorf("Close: %v", err)
 		}
 	}
-	for end := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(programtest.Patience); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			var stacks strings.Builder
 			pprof.Lookup("goroutine").WriteTo(&stacks, 1)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // TERM reached the handler at once and its death ended the watchdog, losing
@@ -19,7 +21,7 @@ func TestTermLosesNothingInFlight(t *testing.T) {
 	w := startMisbehaving(t)
 	gate := filepath.Join(t.TempDir(), "gate")
 	p := w.background("GET", "/file?name="+gate, "", "X-Id: held")
-	eventually(t, "the handler has the request", func() bool { return w.saw("held") })
+	programtest.Eventually(t, "the handler has the request", func() bool { return w.saw("held") })
 	w.signal(syscall.SIGTERM)
 	w.waitStatusOrClosed("/_/health", 503)
 	touch(t, gate)
@@ -34,7 +36,7 @@ func TestTermLosesNothingInFlight(t *testing.T) {
 // closed already.
 func (w *instance) waitStatusOrClosed(path string, status int) {
 	w.t.Helper()
-	eventually(w.t, fmt.Sprintf("GET %s is %d or refused", path, status), func() bool {
+	programtest.Eventually(w.t, fmt.Sprintf("GET %s is %d or refused", path, status), func() bool {
 		got, err := w.status(path)
 		return err != nil || got == status
 	})
@@ -128,7 +130,7 @@ func TestTakenMetricsPortEndsWithOne(t *testing.T) {
 // The metrics port could not be chosen.
 func TestMetricsPortIsASetting(t *testing.T) {
 	parallel(t)
-	port := freePort(t)
+	port := programtest.FreePort(t)
 	w := startFork(t, "streaming", "cat", "metrics_port="+strconv.Itoa(port))
 	w.metric = port
 	if n, ok := w.sample("http_requests_in_flight"); !ok || n != 0 {
@@ -213,7 +215,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		wantWhole(t, w.do("GET", "/", ""), nil, "ok\n")
 	}
 	var left []process
-	eventually(t, "every orphan ended and was reaped", func() bool {
+	programtest.Eventually(t, "every orphan ended and was reaped", func() bool {
 		left = descendants(w.pid)
 		return len(left) == 1 // the watchdog itself
 	})

@@ -14,6 +14,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // The first line says version and commit; a request has one line; probes have
@@ -27,7 +29,7 @@ func TestAccessLog(t *testing.T) {
 		w.do("GET", "/probed", "", "User-Agent: kube-probe/1.30")
 		w.stop() // the log is complete then
 		log := w.stderr.String()
-		if first, _, _ := strings.Cut(log, "\n"); !strings.Contains(first, testVersion) || !strings.Contains(first, testCommit) {
+		if first, _, _ := strings.Cut(log, "\n"); !strings.Contains(first, programtest.Version) || !strings.Contains(first, programtest.Commit) {
 			t.Errorf("first line %q, want version and commit", first)
 		}
 		for _, want := range []string{
@@ -166,7 +168,7 @@ func TestMetrics(t *testing.T) {
 	}
 	w.do("GET", "/status?code=404", "")
 	w.do("BREW", "/status?code=418", "")
-	eventually(t, "nothing is in flight", func() bool {
+	programtest.Eventually(t, "nothing is in flight", func() bool {
 		v, ok := value(w.families()["http_requests_in_flight"])
 		return ok && v == 0
 	})
@@ -205,7 +207,7 @@ func TestStrangeMethodsMakeOneSeries(t *testing.T) {
 	for i := range 50 {
 		w.do("M"+strconv.Itoa(i), "/status", "")
 	}
-	eventually(t, "all are counted", func() bool {
+	programtest.Eventually(t, "all are counted", func() bool {
 		v, _ := value(w.families()["http_requests_total"], "200", "unknown")
 		return v == 50
 	})

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // hold keeps one request in the http child until release is called.
@@ -20,7 +22,7 @@ func (s *served) hold(id string) (p *pending, release func()) {
 	s.t.Helper()
 	gate := filepath.Join(s.t.TempDir(), "gate")
 	p = s.background("GET", "/file?name="+gate, "", "X-Id: "+id)
-	eventually(s.t, "the handler has the request", func() bool { return s.saw(id) })
+	programtest.Eventually(s.t, "the handler has the request", func() bool { return s.saw(id) })
 	return p, func() { touch(s.t, gate) }
 }
 
@@ -66,7 +68,7 @@ func TestPrivateEndpoints(t *testing.T) {
 		t.Errorf("private requests are counted: %v", n)
 	}
 	if all := w.stderr.String(); strings.Contains(all, "/_/") {
-		t.Errorf("private requests are logged:\n%s", clip(all))
+		t.Errorf("private requests are logged:\n%s", programtest.Clip(all))
 	}
 	// Other paths below /_/ are the function's.
 	if h := w.inspect(w.do("GET", "/_/other", "")); h.URI != "/_/other" {
@@ -113,7 +115,7 @@ func TestUpstreams(t *testing.T) {
 	t.Run("base path", func(t *testing.T) {
 		parallel(t)
 		for base, want := range map[string]string{"/base": "/base/x?y=1", "/base/": "/base/x?y=1", "/": "/x?y=1"} {
-			address := "127.0.0.1:" + strconv.Itoa(freePort(t))
+			address := "127.0.0.1:" + strconv.Itoa(programtest.FreePort(t))
 			w := &served{instance: start(t, "mode=http", "fprocess="+child(t, "http"), "LISTEN="+address, "http_upstream_url=http://"+address+base,
 				"upstream_url=http://127.0.0.1:1/never")}
 			if h := w.inspect(w.do("GET", "/x?y=1", "")); h.URI != want {
@@ -139,7 +141,7 @@ func TestDrainSaysSoAndServesOn(t *testing.T) {
 	w.signal(syscall.SIGTERM)
 	w.waitStatus("/_/ready", 503)
 	w.waitStatus("/_/health", 503)
-	eventually(t, "the lock file is gone", func() bool {
+	programtest.Eventually(t, "the lock file is gone", func() bool {
 		_, err := os.Stat(w.lock())
 		return os.IsNotExist(err)
 	})
@@ -218,7 +220,7 @@ func TestKeptConnectionIsRefusedAfterTheListenerClosed(t *testing.T) {
 	wantWhole(t, exchange("first"), nil, "body")
 	p, release := w.hold("last")
 	w.signal(syscall.SIGTERM)
-	eventually(t, "the listener is closed", func() bool {
+	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil
 	})
@@ -246,9 +248,9 @@ func TestPipelineInADrain(t *testing.T) {
 	gate := filepath.Join(t.TempDir(), "gate")
 	conn := w.dial()
 	fmt.Fprintf(conn, "GET /file?name=%s HTTP/1.1\r\nHost: x\r\nX-Id: first\r\n\r\nGET /status HTTP/1.1\r\nHost: x\r\nX-Id: second\r\n\r\n", gate)
-	eventually(t, "the handler has the first request", func() bool { return w.saw("first") })
+	programtest.Eventually(t, "the handler has the first request", func() bool { return w.saw("first") })
 	w.signal(syscall.SIGTERM)
-	eventually(t, "the listener is closed", func() bool {
+	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil
 	})
@@ -282,8 +284,8 @@ func TestFlags(t *testing.T) {
 	env := []string{"TMPDIR=" + dir}
 	for _, flag := range []string{"-version", "--version"} {
 		code, stdout, stderr := run(env, flag)
-		if all := stdout + stderr; code != 0 || !strings.Contains(all, testVersion) || !strings.Contains(all, testCommit) {
-			t.Errorf("%s: %d %q, want 0 and %s, %s", flag, code, all, testVersion, testCommit)
+		if all := stdout + stderr; code != 0 || !strings.Contains(all, programtest.Version) || !strings.Contains(all, programtest.Commit) {
+			t.Errorf("%s: %d %q, want 0 and %s, %s", flag, code, all, programtest.Version, programtest.Commit)
 		}
 	}
 	for _, flag := range []string{"-run-healthcheck", "--run-healthcheck"} {

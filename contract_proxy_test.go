@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // A stream that broke kept its slot of max_inflight for good.
@@ -22,7 +24,7 @@ func TestBrokenStreamGivesItsSlotBack(t *testing.T) {
 			t.Fatal("429 with nothing in flight: the slot is leaked")
 		}
 		wantCut(t, a, err)
-		eventually(t, "the slot is free again", func() bool {
+		programtest.Eventually(t, "the slot is free again", func() bool {
 			got, err := w.status("/status?code=204")
 			return err == nil && got == 204
 		})

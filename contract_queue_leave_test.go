@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // A client that leaves while it waits gives its place up at once, not when its
@@ -67,7 +69,7 @@ func TestClientThatLeavesTheQueue(t *testing.T) {
 func (w *instance) wantGone(n int) {
 	w.t.Helper()
 	line := regexp.MustCompile(`(?m)^.* (GET|POST) /(leaver|upgrade) - 499 .*$`)
-	eventually(w.t, fmt.Sprint(n, " requests are logged as 499"), func() bool {
+	programtest.Eventually(w.t, fmt.Sprint(n, " requests are logged as 499"), func() bool {
 		return len(line.FindAllString(w.stderr.String(), -1)) == n
 	})
 	total := 0.0
@@ -160,7 +162,7 @@ func TestStormOfClientsThatLeaveTheQueue(t *testing.T) {
 		c.conn.Close()
 	}
 	sending.Wait() // a Write under way keeps a connection open
-	eventually(t, "most have left before their turn", func() bool {
+	programtest.Eventually(t, "most have left before their turn", func() bool {
 		n, ok := w.sample("watchdog_queue_depth")
 		return ok && n < leavers
 	})

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // inLine is how many wait in the tests of a watchdog that ends.
@@ -56,7 +58,7 @@ func TestDrainServesWhoWaits(t *testing.T) {
 			release := w.occupy()
 			all := w.fill()
 			w.signal(syscall.SIGTERM)
-			eventually(t, "the listener is closed", func() bool {
+			programtest.Eventually(t, "the listener is closed", func() bool {
 				_, err := w.status("/_/health")
 				return err != nil
 			})
@@ -87,7 +89,7 @@ func TestDrainServesWhoWaitsOnAKeptConnection(t *testing.T) {
 	c.write(rawPost("/echo", "waiter", "5byte"))
 	w.waitDepth(1)
 	w.signal(syscall.SIGTERM)
-	eventually(t, "the listener is closed", func() bool {
+	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil
 	})
@@ -149,7 +151,7 @@ func TestCrashWhileOthersWait(t *testing.T) {
 			all := w.fill()
 			culprit.write("0\r\n\r\n")
 			if crash.code == 137 {
-				eventually(t, "the handler has both requests", func() bool { return w.saw("culprit") })
+				programtest.Eventually(t, "the handler has both requests", func() bool { return w.saw("culprit") })
 				for _, p := range descendants(w.pid) {
 					p.kill()
 				}
@@ -245,7 +247,7 @@ func TestEarlyRequestsAreBounded(t *testing.T) {
 					}
 				})
 			}
-			eventually(t, "those over the bound are refused", func() bool { return int(refused.Load()) >= more-c.held })
+			programtest.Eventually(t, "those over the bound are refused", func() bool { return int(refused.Load()) >= more-c.held })
 			if n := ok.Load(); n != 0 {
 				t.Errorf("%d answers before the handler listens", n)
 			}
@@ -257,7 +259,7 @@ func TestEarlyRequestsAreBounded(t *testing.T) {
 			go func() { clients.Wait(); close(done) }()
 			select {
 			case <-done:
-			case <-time.After(patience):
+			case <-time.After(programtest.Patience):
 				t.Fatal("not all are answered")
 			}
 			if int(ok.Load()) != c.held || int(refused.Load()) != more-c.held {

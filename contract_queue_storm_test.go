@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // stormer is one client of a storm: it sends requests of every shape, one
@@ -51,13 +53,13 @@ func (s *stormer) close() {
 
 func (s *stormer) one(id, body string) string {
 	if s.conn == nil {
-		conn, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(s.w.port), patience)
+		conn, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(s.w.port), programtest.Patience)
 		if err != nil {
 			return err.Error()
 		}
 		s.conn, s.in = conn, bufio.NewReader(conn)
 	}
-	s.conn.SetDeadline(time.Now().Add(patience))
+	s.conn.SetDeadline(time.Now().Add(programtest.Patience))
 	var headers []string
 	hurried := s.rnd.IntN(4) == 0
 	if hurried {

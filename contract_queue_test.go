@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // caller is a client on a connection of its own.
@@ -85,7 +87,7 @@ func (c *caller) wantSilence() {
 		more, _ := c.in.Peek(c.in.Buffered())
 		c.t.Errorf("the client got %q %.100q, want nothing yet", b, more)
 	}
-	c.conn.SetReadDeadline(time.Now().Add(patience))
+	c.conn.SetReadDeadline(time.Now().Add(programtest.Patience))
 }
 
 // wantInStep sends one more request, unless the answer said that the
@@ -153,7 +155,7 @@ func (w *instance) waitDepth(n int) { w.t.Helper(); w.waitSample("watchdog_queue
 // waitSample waits until a metric has this value.
 func (w *instance) waitSample(name string, want float64) {
 	w.t.Helper()
-	eventually(w.t, fmt.Sprintf("%s is %v", name, want), func() bool {
+	programtest.Eventually(w.t, fmt.Sprintf("%s is %v", name, want), func() bool {
 		got, ok := w.sample(name)
 		return ok && got == want
 	})
@@ -266,7 +268,7 @@ func (s *sandbox) client(ctx context.Context, i int) {
 // While there is room in line, who was refused tries again.
 func (s *sandbox) waitSteady(depth int, refused int64) {
 	s.t.Helper()
-	eventually(s.t, fmt.Sprintf("%d wait and %d are refused", depth, refused), func() bool {
+	programtest.Eventually(s.t, fmt.Sprintf("%d wait and %d are refused", depth, refused), func() bool {
 		steady := s.closed() != "" // first: only then do the numbers stay
 		running, _ := s.sample("http_requests_in_flight")
 		waiting, ok := s.sample("watchdog_queue_depth")
@@ -286,7 +288,7 @@ func (s *sandbox) waitSteady(depth int, refused int64) {
 // openOne lets the request that runs end.
 func (s *sandbox) openOne() {
 	s.t.Helper()
-	eventually(s.t, "a request runs", func() bool {
+	programtest.Eventually(s.t, "a request runs", func() bool {
 		id := s.closed()
 		if id != "" && id != "manual" {
 			s.opened[id] = true
@@ -336,7 +338,7 @@ func TestSandboxUnderLoad(t *testing.T) {
 			if fault != "" {
 				t.Error(fault)
 			}
-		case <-time.After(patience):
+		case <-time.After(programtest.Patience):
 			t.Fatal("the clients do not end")
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // occupied starts a watchdog of one slot and takes the slot with an upgraded
@@ -108,7 +110,7 @@ func TestCallersTimeCountsFromArrival(t *testing.T) {
 		const asked, waits = 3 * time.Second, 2 * time.Second
 		// The run ends early by what was waited. On a machine so busy that it
 		// ends late by as much it is tried again.
-		eventually(t, "the run is shorter than what the caller gave by the wait", func() bool {
+		programtest.Eventually(t, "the run is shorter than what the caller gave by the wait", func() bool {
 			w, release := occupied(t, "max_queue=1", "exec_timeout=1h")
 			c := w.callInLine(1, rawGet("/hang", "waiter", "X-Timeout: "+asked.String()))
 			time.Sleep(waits)

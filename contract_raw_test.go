@@ -11,16 +11,18 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // dial opens a raw connection to the watchdog, with a deadline on everything.
 func (w *instance) dial() *net.TCPConn {
 	w.t.Helper()
-	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(w.port), patience)
+	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(w.port), programtest.Patience)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(programtest.Patience))
 	w.t.Cleanup(func() { conn.Close() })
 	return conn.(*net.TCPConn)
 }
@@ -69,7 +71,7 @@ func (w *instance) parse(raw string) answer {
 // while the handler still works on the rest.
 func (w *instance) readFirst(path, line string, headers ...string) (rest func() string) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), programtest.Patience)
 	w.t.Cleanup(cancel)
 	req, _ := http.NewRequestWithContext(ctx, "GET", w.url+path, nil)
 	for _, h := range headers {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // readinessLine is a line of the log that tells of readiness.
@@ -103,7 +105,7 @@ func TestReadinessIsLogged(t *testing.T) {
 			lines := func(n int) []string {
 				t.Helper()
 				var all []string
-				eventually(t, fmt.Sprint(n, " lines tell of readiness"), func() bool {
+				programtest.Eventually(t, fmt.Sprint(n, " lines tell of readiness"), func() bool {
 					all = w.readinessLines()
 					return len(all) >= n
 				})
@@ -148,13 +150,13 @@ func TestReadinessTurnsAtTheLimit(t *testing.T) {
 	if !strings.Contains(a.body, "max_inflight") {
 		t.Errorf("body %q of /_/ready does not say why", a.body)
 	}
-	eventually(t, "the log says why", func() bool {
+	programtest.Eventually(t, "the log says why", func() bool {
 		all := w.readinessLines()
 		return len(all) == before+1 && strings.Contains(all[before], "max_inflight")
 	})
 	release()
 	w.waitReady()
-	eventually(t, "the log says that it is over", func() bool { return len(w.readinessLines()) == before+2 })
+	programtest.Eventually(t, "the log says that it is over", func() bool { return len(w.readinessLines()) == before+2 })
 }
 
 // Readiness that turns with every request does not flood the log.

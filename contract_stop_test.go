@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // upgraded is an open connection that echoes lines.
@@ -48,7 +50,7 @@ func TestUpgradedConnectionIsInFlight(t *testing.T) {
 	}
 	wantStatus(t, w.do("GET", "/x", ""), 429)
 	w.signal(syscall.SIGTERM)
-	eventually(t, "the listener is closed", func() bool {
+	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil
 	})
@@ -85,7 +87,7 @@ func TestShutdownTimeoutBoundsTheDrain(t *testing.T) {
 			parallel(t)
 			w := startMisbehaving(t, "shutdown_timeout=200ms", "exec_timeout=1h", "write_timeout=1h")
 			p := w.background("GET", path, "", "X-Id: held")
-			eventually(t, "the handler has the request", func() bool { return w.saw("held") })
+			programtest.Eventually(t, "the handler has the request", func() bool { return w.saw("held") })
 			w.stop()
 			if a, err := p.wait(t); err == nil && a.err == nil && a.StatusCode < 500 {
 				t.Errorf("a complete-looking %d %q", a.StatusCode, a.body)
@@ -97,7 +99,7 @@ func TestShutdownTimeoutBoundsTheDrain(t *testing.T) {
 		w := startFork(t, "streaming", "grandchild 1h", "shutdown_timeout=200ms", "exec_timeout=1h", "write_timeout=1h")
 		w.background("GET", "/", "")
 		var forks []process
-		eventually(t, "the fork and its child run", func() bool {
+		programtest.Eventually(t, "the fork and its child run", func() bool {
 			forks = descendants(w.pid)
 			return len(forks) == 2
 		})

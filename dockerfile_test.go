@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // instruction is one line of a Dockerfile, continuations joined.
@@ -220,7 +222,7 @@ func (i *image) launch(t testing.TB, env ...string) (*instance, int) {
 	var was string
 	port := 0
 	if m := loopbackPort.FindStringSubmatch(i.setting("upstream_url")); m != nil {
-		was, port = m[1], freePort(t)
+		was, port = m[1], programtest.FreePort(t)
 	} else if i.setting("upstream_url") != "" {
 		t.Fatalf("upstream_url %s is not on loopback", i.setting("upstream_url"))
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/bench/cage"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // newCage is a real control group; the test is skipped where there is none.
@@ -47,7 +48,7 @@ type caged struct {
 func launchCaged(t testing.TB, limits cage.Limits, env ...string) *caged {
 	t.Helper()
 	c := newCage(t, limits)
-	address := "127.0.0.1:" + strconv.Itoa(freePort(t))
+	address := "127.0.0.1:" + strconv.Itoa(programtest.FreePort(t))
 	w := launchCmd(t, c.Command(fwatchdog(t)), append([]string{
 		"mode=http", "upstream_url=http://" + address, "LISTEN=" + address, "exec_timeout=1m", "write_timeout=1m", "read_timeout=1m",
 	}, env...)...)
@@ -79,7 +80,7 @@ func (s *served) holdOne() (p *pending, release func()) {
 	gate := filepath.Join(s.t.TempDir(), "gate")
 	before, _ := s.sample("http_requests_in_flight")
 	p = s.background("GET", "/wait?file="+gate, "")
-	eventually(s.t, "one more is in flight", func() bool {
+	programtest.Eventually(s.t, "one more is in flight", func() bool {
 		n, ok := s.sample("http_requests_in_flight")
 		return ok && n > before
 	})
@@ -125,7 +126,7 @@ func (c crowd) run(w *instance) *tally {
 	w.t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: c.clients, DisableCompression: true}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: 2 * patience}
+	client := &http.Client{Transport: transport, Timeout: 2 * programtest.Patience}
 	y := &tally{refused: map[string]int{}, odd: map[string]int{}}
 	var mu sync.Mutex
 	var stop atomic.Bool
@@ -133,7 +134,7 @@ func (c crowd) run(w *instance) *tally {
 	before, _ := w.sample(integral)
 	began, end := time.Now(), c.time
 	if end == 0 {
-		end = patience
+		end = programtest.Patience
 	}
 	var wg sync.WaitGroup
 	start := make(chan struct{})

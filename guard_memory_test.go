@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/bench/cage"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // The load of the memory tests: a request takes 50 MiB for half a second, and
@@ -44,7 +45,7 @@ func TestMemoryGuardKeepsTheKernelAway(t *testing.T) {
 	if n, _ := w.sample(`watchdog_rejected_total{reason="memory"}`); int(n) != y.refused["memory"] {
 		t.Errorf("watchdog_rejected_total is %v, clients saw %d", n, y.refused["memory"])
 	}
-	eventually(t, "ready again", func() bool { got, err := w.status("/_/ready"); return err == nil && got == 200 })
+	programtest.Eventually(t, "ready again", func() bool { got, err := w.status("/_/ready"); return err == nil && got == 200 })
 	wantWhole(t, w.do("GET", greedy, ""), nil, "taken")
 	w.stop()
 }
@@ -142,12 +143,12 @@ func TestMemoryGuardLetsLightWorkThrough(t *testing.T) {
 func TestMemoryGuardNeverBlocksTheOnlyRequest(t *testing.T) {
 	w := startCaged(t, 128*mib, child(t, "hog"))
 	w.keep(118) // 90 % are 115.2
-	eventually(t, "the ratio is above the mark", func() bool {
+	programtest.Eventually(t, "the ratio is above the mark", func() bool {
 		v, ok := w.sample(`watchdog_resource_usage_ratio{resource="memory"}`)
 		return ok && v > 0.9
 	})
 	p, release := w.holdOne()
-	eventually(t, "a second request is refused", func() bool {
+	programtest.Eventually(t, "a second request is refused", func() bool {
 		a := w.do("GET", "/take?kib=1", "")
 		return a.StatusCode == 503 && a.Header.Get("X-Watchdog-Reject") == "memory"
 	})
@@ -162,10 +163,10 @@ func TestMemoryGuardNeverBlocksTheOnlyRequest(t *testing.T) {
 		t.Errorf("%d served, %.2f in flight on average; want one after the other", y.good, y.mean)
 	}
 	if n := w.lines("memory", "one"); n != 1 {
-		t.Errorf("%d lines say that it is served one at a time, want 1:\n%s", n, clip(w.stderr.String()))
+		t.Errorf("%d lines say that it is served one at a time, want 1:\n%s", n, programtest.Clip(w.stderr.String()))
 	}
 	w.keep(0)
-	eventually(t, "the ratio is below the mark again", func() bool {
+	programtest.Eventually(t, "the ratio is below the mark again", func() bool {
 		v, ok := w.sample(`watchdog_resource_usage_ratio{resource="memory"}`)
 		return ok && v < 0.5
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/bench/cage"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // wantReason fails unless the answer is a clean refusal for this reason.
@@ -30,7 +31,7 @@ func wantReason(t testing.TB, a answer, reason string) {
 func (w *instance) unready(reason string) {
 	w.t.Helper()
 	var a answer
-	eventually(w.t, "readiness says 503 and "+reason, func() bool {
+	programtest.Eventually(w.t, "readiness says 503 and "+reason, func() bool {
 		a = w.do("GET", "/_/ready", "")
 		return a.StatusCode == 503 && strings.Contains(a.body, reason)
 	})
@@ -45,7 +46,7 @@ func (w *instance) unready(reason string) {
 // ratio waits until the ratio of a resource is known and ok holds for it.
 func (w *instance) ratio(resource string, ok func(float64) bool) {
 	w.t.Helper()
-	eventually(w.t, "watchdog_resource_usage_ratio of "+resource, func() bool {
+	programtest.Eventually(w.t, "watchdog_resource_usage_ratio of "+resource, func() bool {
 		v, known := w.sample(`watchdog_resource_usage_ratio{resource="` + resource + `"}`)
 		return known && ok(v)
 	})
@@ -59,7 +60,7 @@ func shell(t testing.TB, script string) *exec.Cmd {
 // launchBy starts a watchdog and a handler on LISTEN by a command of its own.
 func launchBy(t testing.TB, cmd *exec.Cmd, handler string, env ...string) *served {
 	t.Helper()
-	address := fmt.Sprint("127.0.0.1:", freePort(t))
+	address := fmt.Sprint("127.0.0.1:", programtest.FreePort(t))
 	w := launchCmd(t, cmd, append([]string{
 		"mode=http", "fprocess=" + handler, "upstream_url=http://" + address, "LISTEN=" + address,
 	}, env...)...)

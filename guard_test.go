@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weir-run/weir/bench/cage"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // Readiness tells of memory that has run out while something runs, and comes
@@ -32,7 +33,7 @@ func TestReadinessTellsOfMemory(t *testing.T) {
 		t.Errorf("watchdog_ready is %v", v)
 	}
 	if n := w.lines("memory"); n < 4 || n > 8 {
-		t.Errorf("%d lines of the log name memory, want about one for each turn:\n%s", n, clip(w.stderr.String()))
+		t.Errorf("%d lines of the log name memory, want about one for each turn:\n%s", n, programtest.Clip(w.stderr.String()))
 	}
 	w.survived()
 }
@@ -119,7 +120,7 @@ func TestUnreadableSource(t *testing.T) {
 	w := launchBy(t, exec.Command(unshare, "-m", "/bin/sh", "-c", hide+` && exec "$0"`, fwatchdog(t)), child(t, "hog"))
 	w.ratio("fds", func(v float64) bool { return v > 0 })
 	for _, resource := range []string{"memory", "pids"} {
-		eventually(t, "the log says it", func() bool { return w.lines(resource) > 0 })
+		programtest.Eventually(t, "the log says it", func() bool { return w.lines(resource) > 0 })
 		if v, ok := w.sample(`watchdog_resource_usage_ratio{resource="` + resource + `"}`); ok {
 			t.Errorf("the ratio of %s is %v", resource, v)
 		}
@@ -128,7 +129,7 @@ func TestUnreadableSource(t *testing.T) {
 	load.run(w.instance).fair(t)
 	for _, resource := range []string{"memory", "pids"} {
 		if n := w.lines(resource); n != 1 {
-			t.Errorf("%d lines name %s, want 1:\n%s", n, resource, clip(w.stderr.String()))
+			t.Errorf("%d lines name %s, want 1:\n%s", n, resource, programtest.Clip(w.stderr.String()))
 		}
 	}
 }

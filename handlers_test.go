@@ -5,19 +5,21 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // TestSampleHandlers runs the handlers of testdata/handlers, which readers start
 // from: all have the same routes.
 func TestSampleHandlers(t *testing.T) {
 	for name, command := range map[string]func(t testing.TB) string{
-		"Go":      func(t testing.TB) string { return compile(t, "hello", "./testdata/handlers/hello", "-s -w") },
+		"Go":      func(t testing.TB) string { return programtest.Build(t, "testdata/handlers/hello") },
 		"Python":  func(t testing.TB) string { return script(t, "python3", "python/server.py") },
 		"Node.js": func(t testing.TB) string { return script(t, "node", "node/server.js") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			port := freePort(t)
+			port := programtest.FreePort(t)
 			w := start(t, "mode=http", "fprocess="+command(t), "kill_grace=10m",
 				fmt.Sprint("http_port=", port), fmt.Sprint("upstream_url=http://127.0.0.1:", port))
 			hello := "Hello from " + name + "\n"

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // largest is how many bytes fwatchdog may take in an image.
@@ -51,7 +53,7 @@ func (b *buildah) run(t testing.TB, program string, args ...string) string {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s%s", program, strings.Join(args, " "), err, clip(string(out)), clip(stderr.String()))
+		t.Fatalf("%s %s: %v\n%s%s", program, strings.Join(args, " "), err, programtest.Clip(string(out)), programtest.Clip(stderr.String()))
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -103,7 +105,7 @@ func (b *buildah) make(t testing.TB, target, name, arch string) {
 		t.Fatal(err)
 	}
 	b.run(t, "make", target, "ENGINE=buildah", name, "PLATFORM=linux/"+arch, "GO_IMAGE=localhost/go",
-		"VERSION="+testVersion, "COMMIT="+testCommit,
+		"VERSION="+programtest.Version, "COMMIT="+programtest.Commit,
 		"IMAGE_FLAGS=--pull-never --build-arg GOPROXY=off"+
 			" -v "+goEnv.GOROOT+":/usr/local/go:ro -v "+goEnv.GOMODCACHE+":/modules -v "+goEnv.GOCACHE+":/cache")
 }
@@ -180,7 +182,7 @@ func TestImageOfWeir(t *testing.T) {
 		out, _ := cmd.CombinedOutput()
 		return string(out), cmd.ProcessState.ExitCode()
 	}
-	if out, code := run(); code != 0 || !strings.Contains(out, testVersion) || !strings.Contains(out, testCommit) {
+	if out, code := run(); code != 0 || !strings.Contains(out, programtest.Version) || !strings.Contains(out, programtest.Commit) {
 		t.Errorf("-version: exit code %d, %q", code, out)
 	}
 	if out, code := run("WEIR_PROVIDER=nomad", "WEIR_LISTEN=8080"); code != 1 || strings.Count(out, "expected") != 2 {
@@ -193,7 +195,7 @@ func describesItself(t *testing.T, s imageSettings, arch string) {
 	if s.Architecture != arch || s.Config.User != "12000" || len(s.Config.Entrypoint) != 1 || s.Config.Entrypoint[0] != "/fwatchdog" {
 		t.Errorf("image for %s: %+v", arch, s)
 	}
-	for label, want := range map[string]string{"title": "fwatchdog", "version": testVersion, "revision": testCommit, "licenses": "MIT"} {
+	for label, want := range map[string]string{"title": "fwatchdog", "version": programtest.Version, "revision": programtest.Commit, "licenses": "MIT"} {
 		if got := s.Config.Labels["org.opencontainers.image."+label]; got != want {
 			t.Errorf("label %s is %q, want %q", label, got, want)
 		}
@@ -233,7 +235,7 @@ func staticProgram(t *testing.T, path string, machine elf.Machine) {
 func sameBytes(t *testing.T, path string) {
 	t.Helper()
 	again := filepath.Join(t.TempDir(), "fwatchdog")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", linkVersion+" -buildid=", "-o", again, ".")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", programtest.LinkFlags+" -buildid=", "-o", again, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -263,7 +265,7 @@ func inside(root string, args ...string) *exec.Cmd {
 func runsFromImage(t *testing.T, root string) {
 	t.Helper()
 	out, err := inside(root, "/fwatchdog", "-version").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), testVersion) || !strings.Contains(string(out), testCommit) {
+	if err != nil || !strings.Contains(string(out), programtest.Version) || !strings.Contains(string(out), programtest.Commit) {
 		t.Errorf("-version: %v, %q", err, out)
 	}
 	check := inside(root, "/fwatchdog", "-run-healthcheck")
@@ -288,7 +290,7 @@ func runsFunction(t *testing.T, b *buildah, watchdog string) {
 		"--build-arg", "WATCHDOG_IMAGE="+watchdog, "--build-arg", "BASE_IMAGE=localhost/base",
 		filepath.Join("templates", "dockerfile", "function"))
 	name, root := b.container(t, "localhost/function")
-	port, metrics := freePort(t), freePort(t)
+	port, metrics := programtest.FreePort(t), programtest.FreePort(t)
 	cmd := exec.Command("buildah", "run", "--network", "host",
 		"-e", fmt.Sprint("port=", port), "-e", fmt.Sprint("metrics_port=", metrics), "-e", "healthcheck_interval=1ms",
 		name, "fwatchdog")

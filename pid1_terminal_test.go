@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // onTerminal is a watchdog in a session of its own, whose stdin is a terminal.
@@ -37,32 +39,12 @@ func launchOnTerminal(t testing.TB, cmd *exec.Cmd, env ...string) *onTerminal {
 	}
 	defer slave.Close()
 
-	w := &instance{t: t, cmd: cmd, port: freePort(t), metric: freePort(t), dir: t.TempDir(),
-		stdout: new(output), stderr: new(output), exited: make(chan struct{})}
-	w.url = "http://127.0.0.1:" + strconv.Itoa(w.port)
-	cmd.Env = append([]string{
-		"PATH=" + os.Getenv("PATH"), "TMPDIR=" + w.dir, "healthcheck_interval=1ms",
-		"port=" + strconv.Itoa(w.port), "metrics_port=" + strconv.Itoa(w.metric),
-	}, env...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, w.stdout, w.stderr
+	cmd.Stdin = slave
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.pid = cmd.Process.Pid
-	go func() {
-		cmd.Wait()
-		close(w.exited)
-	}()
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("stdout:\n%s\nstderr:\n%s", clip(w.stdout.String()), clip(w.stderr.String()))
-		}
-		w.destroy()
-	})
+	w := launchCmd(t, cmd, env...)
 	return &onTerminal{w, master}
 }
 
@@ -129,7 +111,7 @@ func TestInitWritesToTheTerminalItGaveAway(t *testing.T) {
 	if code := w.wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	eventually(t, "the last line stands on the terminal", func() bool {
+	programtest.Eventually(t, "the last line stands on the terminal", func() bool {
 		return strings.Contains(seen.String(), "Exiting")
 	})
 }

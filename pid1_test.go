@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // What an init owes its children, on the built program: as PID 1 of a pid
@@ -60,10 +62,10 @@ func everyInit(t *testing.T, test func(t *testing.T, launch func(env ...string) 
 // family is the environment of a watchdog whose handler is testdata/pid1.
 func family(t testing.TB, env ...string) []string {
 	t.Helper()
-	address := "127.0.0.1:" + strconv.Itoa(freePort(t))
+	address := "127.0.0.1:" + strconv.Itoa(programtest.FreePort(t))
 	return append([]string{
 		"mode=http", "prefix_logs=false",
-		"fprocess=" + compile(t, "pid1", "./testdata/pid1", "-s -w"),
+		"fprocess=" + programtest.Build(t, "testdata/pid1"),
 		"LISTEN=" + address, "upstream_url=http://" + address,
 	}, env...)
 }
@@ -72,7 +74,7 @@ func family(t testing.TB, env ...string) []string {
 // listens.
 func ending(t testing.TB, launch func(env ...string) *instance, fprocess string) *instance {
 	t.Helper()
-	return launch("mode=http", "upstream_url=http://127.0.0.1:"+strconv.Itoa(freePort(t)), "fprocess="+fprocess)
+	return launch("mode=http", "upstream_url=http://127.0.0.1:"+strconv.Itoa(programtest.FreePort(t)), "fprocess="+fprocess)
 }
 
 // count is how often a line stands in what the handler printed.
@@ -88,7 +90,7 @@ func (w *instance) count(line string) int {
 
 func (w *instance) wantLine(line string) {
 	w.t.Helper()
-	eventually(w.t, "the handler says "+line, func() bool { return w.count(line) > 0 })
+	programtest.Eventually(w.t, "the handler says "+line, func() bool { return w.count(line) > 0 })
 }
 
 func TestInitEveryExitCode(t *testing.T) {
@@ -233,7 +235,7 @@ func TestInitSaysWhatItIs(t *testing.T) {
 func (w *instance) wantOnlyTheHandler() {
 	w.t.Helper()
 	var left []process
-	eventually(w.t, "every orphan is reaped", func() bool {
+	programtest.Eventually(w.t, "every orphan is reaped", func() bool {
 		left = descendants(w.pid)
 		return len(left) == 1
 	})
@@ -260,7 +262,7 @@ func TestInitReapsEveryOrphan(t *testing.T) {
 			}
 			return all
 		}
-		eventually(t, "20 orphans are adopted", func() bool { return len(adopted()) == 20 })
+		programtest.Eventually(t, "20 orphans are adopted", func() bool { return len(adopted()) == 20 })
 		for _, p := range adopted() {
 			p.kill()
 		}
@@ -290,7 +292,7 @@ func TestInitStealsNoStatusOfAFork(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		eventually(t, "nothing is left", func() bool { return len(descendants(w.pid)) == 0 })
+		programtest.Eventually(t, "nothing is left", func() bool { return len(descendants(w.pid)) == 0 })
 		w.stop()
 	})
 }
@@ -307,7 +309,7 @@ func TestInitForwardsSignalsToTheGroup(t *testing.T) {
 				w.signal(sig)
 				for _, who := range []string{"handler ", "grandchild "} {
 					line := who + unix.SignalName(sig)
-					eventually(t, line, func() bool { return w.count(line) == round })
+					programtest.Eventually(t, line, func() bool { return w.count(line) == round })
 				}
 			}
 		}
@@ -336,7 +338,7 @@ func TestInitTermComesAfterTheDrain(t *testing.T) {
 				p := w.background("GET", "/until?file="+gate, "")
 				w.wantLine("handler asked")
 				w.signal(sig)
-				eventually(t, "the listener is closed", func() bool {
+				programtest.Eventually(t, "the listener is closed", func() bool {
 					_, err := w.status("/_/health")
 					return err != nil
 				})
@@ -364,7 +366,7 @@ func TestInitTermComesAfterTheDrain(t *testing.T) {
 // wantAllDead waits until none of these processes lives.
 func wantAllDead(t testing.TB, all []process) {
 	t.Helper()
-	eventually(t, "the handler's group is dead", func() bool {
+	programtest.Eventually(t, "the handler's group is dead", func() bool {
 		for _, p := range all {
 			if p.alive() {
 				return false
@@ -383,7 +385,7 @@ func TestInitSecondTermKills(t *testing.T) {
 		w.wantLine("handler asked")
 		group := descendants(w.pid)
 		w.signal(syscall.SIGTERM)
-		eventually(t, "the drain has begun", func() bool {
+		programtest.Eventually(t, "the drain has begun", func() bool {
 			_, err := w.status("/_/health")
 			return err != nil
 		})

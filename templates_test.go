@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // template is one folder of templates/ and what its example function does.
@@ -193,7 +195,7 @@ func servesFiles(t *testing.T, w *instance) {
 func onlyOnLoopback(t *testing.T, port int) {
 	t.Helper()
 	dial := func(host string) error {
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(host, strconv.Itoa(port)), patience)
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(host, strconv.Itoa(port)), programtest.Patience)
 		if err == nil {
 			c.Close()
 		}
@@ -234,7 +236,7 @@ func drains(t *testing.T, w *instance) {
 		done <- result{resp.StatusCode, string(all), err}
 	}()
 	fmt.Fprint(rest, "begun, ")
-	eventually(t, "the request is in flight", func() bool {
+	programtest.Eventually(t, "the request is in flight", func() bool {
 		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", w.metric))
 		if err != nil {
 			return false
@@ -244,7 +246,7 @@ func drains(t *testing.T, w *instance) {
 		return strings.Contains(string(all), "\nhttp_requests_in_flight 1\n")
 	})
 	w.signal(syscall.SIGTERM)
-	eventually(t, "the listener is closed", func() bool {
+	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil
 	})
