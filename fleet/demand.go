@@ -8,9 +8,22 @@ import "time"
 type Report struct {
 	Gateway string    `json:"gateway"`
 	Now     time.Time `json:"now"`
-	// Functions are those that were ever called through this gateway.
+	// Functions are those that were ever called through this gateway; where
+	// Since is given, those of them that may differ from what the report with
+	// that Mark said. A function that it does not name is as it was then.
 	Functions []Demand `json:"functions"`
+	// Mark names this report to who asks for the changes since; it is never 0.
+	// Since is the Mark that was asked for, 0 if Functions are all.
+	Mark  int64 `json:"mark,omitempty"`
+	Since int64 `json:"since,omitempty"`
 }
+
+// The query by which a report of changes is asked for: the Mark, and the Gateway
+// that said it. Who does not know them, or was started anew, reports everything.
+const (
+	QuerySince   = "since"
+	QueryGateway = "gateway"
+)
 
 // Demand is what one gateway carries for one function.
 type Demand struct {

@@ -3,24 +3,55 @@ package gateway
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/weir-run/weir/fleet"
 	"github.com/weir-run/weir/function"
 )
 
+// markOverlap is how much longer than since its mark a function must have been
+// still to be left out of a report. A call takes the time before it takes the
+// lane's lock, and may wait for that.
+const markOverlap = 5 * time.Second
+
 // Report is what the gateway carries at this moment.
-func (g *Gateway) Report() fleet.Report {
+func (g *Gateway) Report() fleet.Report { return g.report(0) }
+
+// report leaves out what has been as it is since the report of that mark, 0
+// nothing. Marks are nanoseconds since the gateway's start, by a clock that
+// nobody sets.
+func (g *Gateway) report(since int64) fleet.Report {
 	now := time.Now()
+	mark := max(1, int64(now.Sub(g.began)))
+	if since < 0 || since > mark {
+		since = 0
+	}
+	still := g.began.Add(time.Duration(since) - markOverlap)
 	lanes := g.all()
-	r := fleet.Report{Gateway: g.id, Now: now, Functions: make([]fleet.Demand, 0, len(lanes))}
+	r := fleet.Report{Gateway: g.id, Now: now, Mark: mark, Since: since, Functions: []fleet.Demand{}}
 	for _, l := range lanes {
-		if l.entry.Load().Gone() {
+		if l.entry.Load().Gone() || since > 0 && l.stillSince(still) {
 			continue
 		}
 		r.Functions = append(r.Functions, l.demand(now))
 	}
 	return r
+}
+
+// stillSince says that nothing was carried for the function since then.
+func (l *lane) stillSince(t time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running.n > 0 || l.held.n > 0 {
+		return false
+	}
+	for _, at := range [...]time.Time{l.lastStart, l.lastEnd, l.waking.last, l.running.at, l.held.at} {
+		if !at.Before(t) {
+			return false
+		}
+	}
+	return true
 }
 
 // demand is what the gateway carries for one function.
@@ -48,7 +79,8 @@ func (l *lane) demand(now time.Time) fleet.Demand {
 	return d
 }
 
-// DemandHandler answers Report as JSON, for the weir that decides.
+// DemandHandler answers Report as JSON, for the weir that decides, or what has
+// changed since the one before, if it is this gateway that said that.
 func (g *Gateway) DemandHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -58,8 +90,18 @@ func (g *Gateway) DemandHandler() http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		// A reader that is gone gets nothing more.
-		_ = json.NewEncoder(w).Encode(g.Report())
+		_ = json.NewEncoder(w).Encode(g.report(g.since(r)))
 	})
+}
+
+// since is the mark after which a request asks for changes, 0 for everything.
+func (g *Gateway) since(r *http.Request) int64 {
+	q := r.URL.Query()
+	mark, err := strconv.ParseInt(q.Get(fleet.QuerySince), 10, 64)
+	if err != nil || q.Get(fleet.QueryGateway) != g.id {
+		return 0
+	}
+	return mark
 }
 
 // invocations counts the calls of a function that came.

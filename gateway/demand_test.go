@@ -7,6 +7,8 @@ import (
 	"math"
 	"net/http/httptest"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,6 +120,74 @@ func TestReportGoesOverTheWire(t *testing.T) {
 	if w.Code != 405 || w.Header().Get("Allow") == "" {
 		t.Errorf("POST: %d", w.Code)
 	}
+}
+
+// Who has a report is told what may have changed since, and by a gateway that
+// does not know that report everything.
+func TestReportOfChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, f, _ := setup(t, nil)
+		call := func(name string) {
+			t.Helper()
+			l := g.lane(f.Get(function.Ref{Name: name, Namespace: "ns"}))
+			must(t, l).done(took)
+			l.exit(200, 0)
+		}
+		ask := func(query string) (r fleet.Report, names string) {
+			t.Helper()
+			w := httptest.NewRecorder()
+			g.DemandHandler().ServeHTTP(w, httptest.NewRequest("GET", "/demand?"+query, nil))
+			if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil {
+				t.Fatal(err)
+			}
+			var all []string
+			for _, d := range r.Functions {
+				all = append(all, d.Function[:1])
+			}
+			slices.Sort(all)
+			return r, strings.Join(all, "")
+		}
+		since := func(r fleet.Report) string { return fmt.Sprintf("since=%d&gateway=%s", r.Mark, r.Gateway) }
+		expect := func(what, query, want string, since int64) fleet.Report {
+			t.Helper()
+			r, names := ask(query)
+			if names != want || r.Since != since || r.Mark == 0 || r.Gateway != g.id {
+				t.Errorf("%s: %q since %d, mark %d; expected %q since %d", what, names, r.Since, r.Mark, want, since)
+			}
+			return r
+		}
+		for _, name := range []string{"a", "b", "c", "d"} {
+			put(f, describe(name, 1, 1), started(2, 0))
+			call(name)
+		}
+		f.Put(describe("e", 0, 0))
+		first := expect("everything", "", "abcd", 0)
+		expect("a moment later", since(first), "abcd", first.Mark) // it may have been on its way
+		time.Sleep(2 * markOverlap)
+		second := expect("nothing since", since(first), "abcd", first.Mark)
+		expect("nothing for long", since(second), "", second.Mark)
+		time.Sleep(time.Minute)
+		call("b")
+		open := must(t, g.lane(f.Get(function.Ref{Name: "c", Namespace: "ns"})))
+		g.wake(f.Get(function.Ref{Name: "e", Namespace: "ns"}))
+		third := expect("called, running, woken", since(second), "bce", second.Mark)
+		time.Sleep(time.Hour)
+		fourth := expect("running still", since(third), "bce", third.Mark)
+		expect("only that", since(fourth), "c", fourth.Mark)
+		open.done(took)
+		time.Sleep(time.Second)
+		expect("it has ended", since(fourth), "c", fourth.Mark)
+		time.Sleep(time.Hour)
+		for what, query := range map[string]string{
+			"of another start": fmt.Sprintf("since=%d&gateway=other", fourth.Mark),
+			"of nobody":        fmt.Sprintf("since=%d", fourth.Mark),
+			"of the future":    fmt.Sprintf("since=%d&gateway=%s", int64(1)<<62, g.id),
+			"negative":         "since=-1&gateway=" + g.id,
+			"no number":        "since=x&gateway=" + g.id,
+		} {
+			expect(what, query, "abcde", 0)
+		}
+	})
 }
 
 // thousands are 10,000 functions that were called, with a pod each.

@@ -84,8 +84,9 @@ const (
 // Gateway is safe for use by many goroutines.
 type Gateway struct {
 	cfg Config
-	// id is this start's, for Report.
+	// id is this start's, and began when it was, for Report.
 	id      string
+	began   time.Time
 	metrics *metrics
 
 	// ctx is of what goes on without a request: wakes. It ends with Close.
@@ -125,7 +126,7 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Gateways == nil {
 		cfg.Gateways = func() int { return 1 }
 	}
-	g := &Gateway{cfg: cfg, id: rand.Text(), lanes: map[function.Ref]*lane{}}
+	g := &Gateway{cfg: cfg, id: rand.Text(), began: time.Now(), lanes: map[function.Ref]*lane{}}
 	g.metrics = newMetrics(g)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	return g, nil
