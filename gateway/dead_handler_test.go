@@ -45,7 +45,7 @@ func orphan(t *testing.T, p *process) *orphaned {
 	if err := syscall.Kill(handler, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(patience); state(handler) != "Z"; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !died(handler); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the handler does not die")
 		}
@@ -82,11 +82,11 @@ func stat(pid int) []string {
 	return strings.Fields(rest)
 }
 
-func state(pid int) string {
-	if fields := stat(pid); len(fields) > 0 {
-		return fields[0]
-	}
-	return ""
+// died says whether no thread of a process is left but the one that waits to
+// be reaped: until then its sockets may be open.
+func died(pid int) bool {
+	fields := stat(pid)
+	return len(fields) > 17 && fields[0] == "Z" && fields[17] == "1"
 }
 
 // posts sends n of them at once; each answer is told to each.
@@ -176,7 +176,7 @@ func TestADeadHandlersRequestsAreHeld(t *testing.T) {
 		return l.line.n == calls
 	})
 	dead.finish()
-	<-one.left
+	<-one.Ended
 	w.function("f", 1, watchdogPod(t, "two").pod)
 	all.Wait()
 	w.idle("f")

@@ -258,8 +258,7 @@ func plainPod(t testing.TB, name string, h http.Handler) function.Pod {
 // process is a fwatchdog with the handler above.
 type process struct {
 	*programtest.Watchdog
-	pod  function.Pod
-	left <-chan struct{} // closed when it has ended
+	pod function.Pod
 }
 
 // watchdogPod starts one. Its settings are NAME=value.
@@ -273,5 +272,5 @@ func watchdogPod(t testing.TB, name string, settings ...string) *process {
 	w := programtest.StartWatchdog(t, append([]string{"max_memory=off",
 		"mode=http", "fprocess=" + self + " " + asHandler + " " + upstream, "upstream_url=http://127.0.0.1:" + upstream,
 		"exec_timeout=120s", "write_timeout=120s", "read_timeout=120s"}, settings...)...)
-	return &process{w, function.Pod{Name: name, UID: name, Addr: w.Addr, Created: time.Now()}, w.Ended}
+	return &process{w, function.Pod{Name: name, UID: name, Addr: w.Addr, Created: time.Now()}}
 }

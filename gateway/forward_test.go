@@ -429,7 +429,7 @@ func TestAPodDrainsUnderLoad(t *testing.T) {
 	if err := one.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	<-one.left
+	<-one.Ended
 	posts.after(50)
 	if codes := posts.end(); len(codes) != 1 {
 		t.Errorf("answered %v; %q", codes, posts.odd)
@@ -468,7 +468,7 @@ func TestPutToSleepUnderLoad(t *testing.T) {
 		stopping.Stopping = true
 		w.function("f", 0, stopping)
 		mu.Unlock()
-		<-old.left
+		<-old.Ended
 	}
 	posts.after(30)
 	if codes := posts.end(); len(codes) != 1 {
