@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/function"
 )
 
@@ -291,7 +292,8 @@ func tokens(list string) []string {
 func ofConnection(name string) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
-		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Host", "Content-Length":
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect", "Host", "Content-Length",
+		contract.HeaderReject, contract.HeaderInternal:
 		return true
 	}
 	return false
