@@ -9,7 +9,7 @@ import (
 )
 
 // errRefused: a callback may not go where it was to go.
-var errRefused = errors.New("no callback goes there")
+var errRefused = errors.New("callback refused")
 
 // addressGuard says to which addresses callbacks may go. Those of private
 // networks (10.0.0.0/8 and the like) are allowed: receivers live in the
@@ -27,25 +27,25 @@ var refusedNets = []struct {
 	net netip.Prefix
 	why string
 }{
-	{netip.MustParsePrefix("0.0.0.0/8"), "it is unspecified"},
-	{netip.MustParsePrefix("127.0.0.0/8"), "it is loopback"},
-	{netip.MustParsePrefix("169.254.0.0/16"), "it is link-local, where clouds have their metadata"},
-	{netip.MustParsePrefix("192.0.0.0/24"), "it is reserved; a cloud has its metadata there"}, // Oracle: 192.0.0.192
-	{netip.MustParsePrefix("100.100.100.200/32"), "it is a cloud's metadata"},                 // Alibaba
-	{netip.MustParsePrefix("168.63.129.16/32"), "it is a cloud's metadata"},                   // Azure
-	{netip.MustParsePrefix("224.0.0.0/4"), "it is multicast"},
-	{netip.MustParsePrefix("240.0.0.0/4"), "it is reserved"}, // and broadcast
+	{netip.MustParsePrefix("0.0.0.0/8"), "is unspecified"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "is loopback"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "is link-local, and some clouds' metadata"},
+	{netip.MustParsePrefix("192.0.0.0/24"), "is reserved, and some cloud's metadata"}, // Oracle: 192.0.0.192
+	{netip.MustParsePrefix("100.100.100.200/32"), "is a cloud's metadata"},            // Alibaba
+	{netip.MustParsePrefix("168.63.129.16/32"), "is a cloud's metadata"},              // Azure
+	{netip.MustParsePrefix("224.0.0.0/4"), "is multicast"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "is reserved"}, // and broadcast
 
-	{netip.MustParsePrefix("::/128"), "it is unspecified"},
-	{netip.MustParsePrefix("::1/128"), "it is loopback"},
-	{netip.MustParsePrefix("::/96"), "it is reserved"}, // RFC 4291's compatible ones
-	{netip.MustParsePrefix("fe80::/10"), "it is link-local"},
-	{netip.MustParsePrefix("ff00::/8"), "it is multicast"},
-	{netip.MustParsePrefix("fd00:ec2::/32"), "it is a cloud's metadata"},      // AWS: instances, tasks and pods
-	{netip.MustParsePrefix("fd20:ce::254/128"), "it is a cloud's metadata"},   // Google
-	{netip.MustParsePrefix("fd00:42::42/128"), "it is a cloud's metadata"},    // Scaleway
-	{netip.MustParsePrefix("2001::/32"), "it is a tunnel (Teredo)"},           // RFC 4380
-	{netip.MustParsePrefix("64:ff9b:1::/48"), "it is a translator's (NAT64)"}, // RFC 8215: to which address it leads is the network's affair
+	{netip.MustParsePrefix("::/128"), "is unspecified"},
+	{netip.MustParsePrefix("::1/128"), "is loopback"},
+	{netip.MustParsePrefix("::/96"), "is reserved"}, // RFC 4291's compatible ones
+	{netip.MustParsePrefix("fe80::/10"), "is link-local"},
+	{netip.MustParsePrefix("ff00::/8"), "is multicast"},
+	{netip.MustParsePrefix("fd00:ec2::/32"), "is a cloud's metadata"},      // AWS: instances, tasks and pods
+	{netip.MustParsePrefix("fd20:ce::254/128"), "is a cloud's metadata"},   // Google
+	{netip.MustParsePrefix("fd00:42::42/128"), "is a cloud's metadata"},    // Scaleway
+	{netip.MustParsePrefix("2001::/32"), "is a tunnel (Teredo)"},           // RFC 4380
+	{netip.MustParsePrefix("64:ff9b:1::/48"), "is a translator's (NAT64)"}, // RFC 8215: to which address it leads is the network's affair
 }
 
 // Addresses that have one of IPv4 in them, to which they lead.
@@ -123,7 +123,7 @@ func (g *addressGuard) refused(addr netip.Addr) error {
 	for _, a := range local {
 		if n, ok := a.(*net.IPNet); ok {
 			if own, ok := netip.AddrFromSlice(n.IP); ok && own.Unmap() == addr {
-				return refusal(addr.String(), "it is this host")
+				return refusal(addr.String(), "is an address of this host")
 			}
 		}
 	}
@@ -131,7 +131,7 @@ func (g *addressGuard) refused(addr netip.Addr) error {
 }
 
 func refusal(to, why string) error {
-	return fmt.Errorf("%w: %s is refused, for %s; WEIR_CALLBACK_ALLOW can name it", errRefused, to, why)
+	return fmt.Errorf("%w: %s %s; if callbacks are to go there, name it in WEIR_CALLBACK_ALLOW", errRefused, to, why)
 }
 
 // within is the address of IPv4 to which one of IPv6 leads.

@@ -62,7 +62,7 @@ func (c *callbacks) check(text string) error {
 		return nil
 	}
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return refusal(host, "it is loopback")
+		return refusal(host, "is loopback")
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return c.guard.check(addr)
@@ -109,10 +109,11 @@ func parseCallback(text string) (*url.URL, error) {
 // canonicalHost is a host without its root dot, in lower case, and an address
 // in its one form.
 func canonicalHost(host string) string {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().String()
 	}
-	return strings.ToLower(strings.TrimSuffix(host, "."))
+	return host
 }
 
 // checkHost takes addresses, and names that no resolver reads as an address:
