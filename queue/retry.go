@@ -38,7 +38,7 @@ func doubling(least, most time.Duration, n int) time.Duration {
 	if least == 0 || most == 0 {
 		return 0
 	}
-	if shift > 62 || least > most>>shift {
+	if least > most>>shift { // a shift of 63 and more leaves nothing
 		return most
 	}
 	return least << shift
