@@ -27,7 +27,7 @@ type CallbackParts struct {
 }
 
 func NewCallbackSender(cfg CallbackConfig, parts CallbackParts) (*CallbackSender, error) {
-	c, err := newCallbacks(cfg, callbackHost{store: parts.Store, log: parts.Log, submit: parts.Submit, keep: time.Hour})
+	c, err := newCallbacks(cfg, callbackHost{store: parts.Store, log: parts.Log, submit: parts.Submit, keep: 6 * time.Hour})
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (s *CallbackSender) State(ctx context.Context, id ID, url string) (*Callbac
 
 func (s *CallbackSender) Collectors() []prometheus.Collector { return s.collectors() }
 
-// CallbackHeader is what a receiver of a message would be told.
+// What tests of callbacks know.
 const (
 	HeaderDepth      = headerDepth
 	MaxCallbackDepth = maxCallbackDepth

@@ -138,8 +138,7 @@ func (c *callbacks) deliver(abort context.Context, e *errand) {
 		state.Reason = short(e.bad.Error())
 		c.giveUp(abort, e, state, "refused")
 	case time.Since(e.reply.Ended) > c.cfg.MaxAge:
-		state.Reason = lastReason("not delivered within "+c.cfg.MaxAge.String(), state.Reason)
-		c.giveUp(abort, e, state, "expired")
+		c.expire(abort, e, state)
 	case e.reply.Depth > maxCallbackDepth:
 		state.Reason = fmt.Sprintf("%d callbacks have led to one another: this chain seems to have no end", e.reply.Depth-1)
 		c.giveUp(abort, e, state, "refused")
@@ -284,18 +283,25 @@ func reasonOf(code int, err error) string {
 	return fmt.Sprintf("the receiver answered %s", http.StatusText(code))
 }
 
-func lastReason(why, before string) string {
-	if before == "" {
-		return why
+func (c *callbacks) expire(abort context.Context, e *errand, state *Callback) {
+	reason := "not delivered within " + c.cfg.MaxAge.String()
+	if state.Reason != "" {
+		reason += "; last: " + state.Reason
 	}
-	return short(why + "; last: " + before)
+	state.Reason = short(reason)
+	c.giveUp(abort, e, state, "expired")
 }
 
 // later has the callback tried again. That its state is saved first keeps the
 // count of attempts over a kill.
 func (c *callbacks) later(abort context.Context, e *errand, state *Callback, header http.Header) {
-	wait := c.wait(state, header, time.Now())
-	state.URL, state.State, state.Next = e.reply.URL, Retrying, time.Now().Add(wait).UTC()
+	now := time.Now()
+	wait := c.wait(state, header, now)
+	state.URL, state.State, state.Next = e.reply.URL, Retrying, now.Add(wait).UTC()
+	if state.Next.After(e.reply.Ended.Add(c.cfg.MaxAge)) {
+		c.expire(abort, e, state)
+		return
+	}
 	if !c.insist(abort, func(ctx context.Context) error { return c.save(ctx, e.reply.Call, state) }) {
 		return
 	}
