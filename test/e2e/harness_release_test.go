@@ -115,6 +115,31 @@ func (r *release) reach(t *testing.T, pod, ip string, port int) string {
 	return "http://" + address
 }
 
+// panics fails the test where a weir ended by itself, and keeps what it said
+// last: tests kill weirs, but nothing makes one end with the code of a panic.
+func (r *release) panics(t *testing.T) {
+	t.Helper()
+	ended, err := r.c.kubectl("", "-n", r.namespace, "get", "pods", "-l", "app.kubernetes.io/name=weir",
+		"-o", `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].lastState.terminated.exitCode}{"\n"}{end}`)
+	if err != nil {
+		t.Log(err)
+	}
+	for line := range strings.Lines(ended) {
+		name, code, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if code == "" {
+			continue
+		}
+		last, err := r.c.kubectl("", "-n", r.namespace, "logs", "--previous", name)
+		if err != nil {
+			t.Log(err)
+		}
+		r.c.keep(t, name+"-previous.log", last)
+		if code == "2" {
+			t.Errorf("%s ended with a panic: %s", name, last[max(0, strings.LastIndex(last, "panic:")):])
+		}
+	}
+}
+
 // explainFailure keeps what the weirs and the cluster said if the test fails,
 // and fails it if a weir has logged a conflict.
 func (r *release) explainFailure(t *testing.T) {
@@ -133,6 +158,7 @@ func (r *release) explainFailure(t *testing.T) {
 				t.Errorf("a conflict in a log or an Event: %s", line)
 			}
 		}
+		r.panics(t)
 		if !t.Failed() {
 			return
 		}
