@@ -148,7 +148,7 @@ func newSenders(t *testing.T, cfg queue.CallbackConfig, store queuetest.Config, 
 func (s *senders) another() *queue.CallbackSender {
 	s.t.Helper()
 	c, err := queue.NewCallbackSender(s.cfg, queue.CallbackParts{
-		Store: s.memory.Store(), Log: slog.New(slog.NewTextHandler(&s.log, nil)), Send: s.network,
+		Store: s.memory.Store(), Log: s.logger(), Send: s.network,
 		Submit: func(ctx context.Context, m *queue.Message, key string) (queue.ID, bool, error) {
 			return s.submit(ctx, m, key)
 		},
@@ -158,6 +158,8 @@ func (s *senders) another() *queue.CallbackSender {
 	}
 	return c
 }
+
+func (s *senders) logger() *slog.Logger { return slog.New(slog.NewTextHandler(&s.log, nil)) }
 
 // begin runs a sender. kill ends it as it stands, drain lets it end.
 func begin(c *queue.CallbackSender) (drain, kill func()) {
