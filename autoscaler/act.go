@@ -74,10 +74,14 @@ func (a *Autoscaler) write(ctx context.Context, c change) {
 	}
 }
 
-// stirred reports whether a call of the function came through this gateway
-// since the decision to put it to sleep was made. What comes through another
-// one in that moment is retried and wakes it again.
+// stirred reports whether a call of the function came through this gateway, or
+// an async one was put into the queue, since the decision to put it to sleep
+// was made. What comes through another gateway in that moment is retried and
+// wakes it again.
 func (a *Autoscaler) stirred(ref function.Ref) bool {
+	if a.backlog(ref) > 0 {
+		return true
+	}
 	name := ref.String()
 	for _, d := range a.cfg.Own().Functions {
 		if d.Function == name {

@@ -59,7 +59,12 @@ type Config struct {
 	Counter  Counter
 	// Own is what this weir's gateway carries.
 	Own func() fleet.Report
-	Log *slog.Logger
+	// Backlog is how many async messages of a function are ready to run, of
+	// all weirs together: that of the weir that decides is believed, and no
+	// other one asked. It is called for each function in every tick, by many
+	// goroutines, and does not block. nil is none.
+	Backlog func(function.Ref) int
+	Log     *slog.Logger
 }
 
 // Autoscaler looks at every function once a Tick.
@@ -145,6 +150,14 @@ func (a *Autoscaler) give(ctx context.Context, j job) {
 	case <-ctx.Done():
 		j.tracked.end()
 	}
+}
+
+// backlog is how many async messages of a function are ready to run.
+func (a *Autoscaler) backlog(ref function.Ref) int {
+	if a.cfg.Backlog == nil {
+		return 0
+	}
+	return a.cfg.Backlog(ref)
 }
 
 // Kick asks for a function to be looked at now: requests wait for room in it.

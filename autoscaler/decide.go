@@ -75,8 +75,9 @@ type Demand struct {
 	// Service of 0 is unknown, and bounds nothing.
 	Arrivals float64
 	Service  time.Duration
-	// Backlog is how many async messages are ready to run and could usefully
-	// run at once. Those that run already are in Running.
+	// Backlog is how many async messages are ready to run; those that run
+	// already are in Running. It does not come from the pods: it is known,
+	// and keeps the function awake, where nothing else is Known.
 	Backlog float64
 	// Rate is requests started per second, without refusals.
 	Rate float64
@@ -167,8 +168,9 @@ type Decision struct {
 	// Idle is how long nothing went on, of the IdleAfter that put the
 	// function to sleep. IdleAfter is 0 where it never sleeps.
 	Idle, IdleAfter time.Duration
-	// Unknown counts the pods that could not be read.
-	Unknown int
+	// Unknown counts the pods that could not be read, Backlog the async
+	// messages that were ready to run.
+	Unknown, Backlog int
 }
 
 // Write reports whether the replicas are to be changed.
@@ -190,7 +192,7 @@ func Decide(now time.Time, spec *function.Spec, d *Demand, s State) (Decision, S
 	s.idle = s.idle.observe(sight{now: now, at: s.at, elapsed: elapsed, demand: d})
 
 	out := Decision{
-		From: d.Replicas, Started: max(0, d.Started), Unknown: d.Unknown,
+		From: d.Replicas, Started: max(0, d.Started), Unknown: d.Unknown, Backlog: int(sane(d.Backlog)),
 		Type: spec.Type, Load: load, Target: perReplica(spec, d.MaxInflight),
 		Floor: max(1, spec.Min), Max: max(1, spec.Min, spec.Max),
 	}

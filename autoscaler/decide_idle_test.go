@@ -58,6 +58,7 @@ func TestEverythingThatIsNotIdle(t *testing.T) {
 		"queued":                   func(b *bench) { b.d.Queued = 1 },
 		"held":                     func(b *bench) { b.d.Held = 0.5 },
 		"backlog":                  func(b *bench) { b.d.Backlog = 1 },
+		"backlog, and not known":   func(b *bench) { b.d.Backlog, b.d.Known = 1, false },
 		"rate":                     func(b *bench) { b.d.Rate = 0.1 },
 		"open":                     func(b *bench) { b.d.Open = 1 },
 		"open, nothing else known": func(b *bench) { b.d.Open, b.d.Known = 1, false },

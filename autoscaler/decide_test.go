@@ -113,6 +113,20 @@ func TestVectors(t *testing.T) {
 		{"held, and to be through with in a panic window", 1, 5, 1, func(_ *function.Spec, d *Demand) { d.Held, d.Service = 84, time.Second }, 3},
 		{"backlog", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Backlog = 20 }, 6},
 		{"backlog beyond what may run", 10, 5, 1, func(s *function.Spec, d *Demand) { d.Backlog, s.AsyncConcurrency = 1000, 15 }, 5},
+		{"backlog, and to be through with in a panic window", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Backlog, d.Service = 60, time.Second }, 4},
+		{"backlog of long calls", 10, 5, 1, func(_ *function.Spec, d *Demand) { d.Backlog, d.Service = 20, time.Minute }, 6},
+		{"backlog of short calls, few at once", 10, 5, 1, func(s *function.Spec, d *Demand) {
+			d.Backlog, d.Service, s.AsyncConcurrency = 600, time.Second, 5
+		}, 3},
+		{"queue counts every message", 10, 5, 1, func(s *function.Spec, d *Demand) {
+			s.Type = function.Queue
+			d.Backlog, d.Service = 60, time.Second
+		}, 14},
+		{"queue, few at once", 10, 5, 1, func(s *function.Spec, d *Demand) {
+			s.Type, s.AsyncConcurrency = function.Queue, 10
+			d.Backlog = 1000
+		}, 4},
+		{"backlog and rps", 0, 50, 1, func(s *function.Spec, d *Demand) { s.Type = function.RPS; d.Rate, d.Backlog = 100, 900 }, 2},
 		{"queue", 10, 5, 1, func(s *function.Spec, d *Demand) { s.Type = function.Queue; d.Backlog, d.Refused = 20, 10 }, 6},
 		{"queue by the pods' limit", 5, 0, 1, func(s *function.Spec, d *Demand) { s.Type = function.Queue; d.Backlog, d.MaxInflight = 20, 5 }, 5},
 		{"rps", 0, 50, 0.9, func(s *function.Spec, d *Demand) { s.Type = function.RPS; d.Rate, d.Running, d.Refused = 100, 99, 99 }, 3},

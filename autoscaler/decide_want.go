@@ -59,19 +59,26 @@ func (d *Demand) held() float64 {
 	return min(held, max(sane(d.Arrivals)*service, held*service/PanicWindow.Seconds()))
 }
 
-// backlog is at most what may run at once: more replicas do nothing for the
-// rest.
+// backlog is how many of the async messages count. Who scales by the queue
+// scales by each of them; else it is what has to run to be through with all of
+// them in a panic window, for nobody waits for an answer, and pods for more
+// would hardly start before there is nothing left for them. Never more than may
+// run at once: more replicas do nothing for the rest.
 func (d *Demand) backlog(spec *function.Spec) float64 {
-	if spec.AsyncConcurrency > 0 {
-		return min(sane(d.Backlog), float64(spec.AsyncConcurrency))
+	n, service := sane(d.Backlog), d.Service.Seconds()
+	if spec.Type != function.Queue && service > 0 {
+		n = min(n, n*service/PanicWindow.Seconds())
 	}
-	return sane(d.Backlog)
+	if spec.AsyncConcurrency > 0 {
+		n = min(n, float64(spec.AsyncConcurrency))
+	}
+	return n
 }
 
 // alive: something goes on, or did since the last tick.
 func (d *Demand) alive() bool {
-	return d.Open > 0 || d.Known &&
-		(d.Running > 0 || d.Refused > 0 || d.Queued > 0 || d.Held > 0 || d.Backlog > 0 || d.Rate > 0)
+	return d.Open > 0 || d.Backlog > 0 || d.Known &&
+		(d.Running > 0 || d.Refused > 0 || d.Queued > 0 || d.Held > 0 || d.Rate > 0)
 }
 
 // most is more replicas than anything can ask for, and few enough to count.

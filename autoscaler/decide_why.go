@@ -13,7 +13,7 @@ func (d Decision) Why() string {
 	case ReasonIdle:
 		return fmt.Sprintf("nothing ran, waited or began for %s, of the %s that put it to sleep", whole(d.Idle), d.IdleAfter)
 	case ReasonWake:
-		return fmt.Sprintf("calls found it asleep for %s: %s", LostWake, d.numbers())
+		return fmt.Sprintf("calls or messages found it asleep for %s: %s", LostWake, d.numbers())
 	case ReasonSchedule:
 		return "its schedule says to wake it now"
 	case ReasonAsleep:
@@ -23,7 +23,7 @@ func (d Decision) Why() string {
 	case ReasonAutoscaled:
 		return "another autoscaler has its replicas while it is awake"
 	case ReasonNoData:
-		return fmt.Sprintf("none of the %d started pods could be read", d.Started)
+		return fmt.Sprintf("none of the %d started pods could be read%s", d.Started, d.messages())
 	case ReasonBounds:
 		if d.From == 0 {
 			return fmt.Sprintf("0 asked for, and it may not sleep (weir/zero is not set): %d to %d", d.Floor, d.Max)
@@ -53,9 +53,17 @@ func (d Decision) numbers() string {
 	if d.Panicking {
 		panicking = ", in panic"
 	}
-	return fmt.Sprintf("%.4g %s (mean of %s %.4g, of %s %.4g), %.4g to each replica: %d of %d to %d, %d started%s",
+	return fmt.Sprintf("%.4g %s (mean of %s %.4g, of %s %.4g), %.4g to each replica: %d of %d to %d, %d started%s%s",
 		d.Load, unit(d.Type), StableWindow, d.Stable, PanicWindow, d.Panic, d.Target,
-		d.Wanted, d.Floor, d.Max, d.Started, panicking)
+		d.Wanted, d.Floor, d.Max, d.Started, panicking, d.messages())
+}
+
+// messages is what is to be said of a backlog.
+func (d Decision) messages() string {
+	if d.Backlog == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d async messages ready to run", d.Backlog)
 }
 
 // unit is what a load of the type is counted in.

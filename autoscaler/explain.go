@@ -37,6 +37,8 @@ type Explanation struct {
 	Started  int                `json:"started"`
 	Floor    int                `json:"floor"`
 	Max      int                `json:"max"`
+	// Backlog is how many async messages were ready to run.
+	Backlog int `json:"backlog"`
 	// IdleSeconds of the ZeroAfterSeconds that put it to sleep; 0 never.
 	IdleSeconds      float64  `json:"idleSeconds"`
 	ZeroAfterSeconds float64  `json:"zeroAfterSeconds,omitempty"`
@@ -64,6 +66,7 @@ func (a *Autoscaler) Explain(ref function.Ref) any {
 	e.Reason, e.Why, e.Type = d.Reason, d.Why(), d.Type
 	e.Load, e.Stable, e.Panic, e.Target, e.Panics = d.Load, d.Stable, d.Panic, d.Target, d.Panicking
 	e.Wanted, e.Replicas, e.Started, e.Floor, e.Max = d.Wanted, d.Replicas, d.Started, d.Floor, d.Max
+	e.Backlog = d.Backlog
 	e.IdleSeconds, e.ZeroAfterSeconds = d.Idle.Seconds(), d.IdleAfter.Seconds()
 	return e
 }

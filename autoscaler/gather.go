@@ -103,7 +103,7 @@ type gathering struct {
 func (g *gathering) gather(ctx context.Context, all bool) {
 	g.demand = Demand{
 		Replicas: g.fn.Replicas, Peers: g.peers, Autoscaled: g.fn.Autoscaled, Fixed: g.fn.Fixed,
-		Created: g.fn.Created, LastEnd: g.t.ended,
+		Created: g.fn.Created, LastEnd: g.t.ended, Backlog: float64(g.a.backlog(g.fn.Ref)),
 	}
 	g.inFlight = make(map[string]int, len(g.pods))
 	watchdogs, plain := g.sort()

@@ -30,6 +30,7 @@ type world struct {
 	events  []function.Event
 	spared  []map[string]int
 	scale   func(ctx context.Context, replicas int, version string) error // nil: it works
+	backlog func(function.Ref) int
 	version int
 	leading atomic.Bool
 }
@@ -69,7 +70,7 @@ func (w *world) entry() *fleet.Entry { return w.fleet.Get(w.fn.Ref) }
 
 // run has an Autoscaler decide until the test's body returns.
 func (w *world) run(body func(a *Autoscaler)) {
-	a := New(Config{Fleet: w.fleet, Provider: w, Counter: w, Own: w.own, Log: slog.New(slog.DiscardHandler)})
+	a := New(Config{Fleet: w.fleet, Provider: w, Counter: w, Own: w.own, Backlog: w.backlog, Log: slog.New(slog.DiscardHandler)})
 	ctx, stop := context.WithCancel(w.t.Context())
 	ended := make(chan error)
 	go func() { ended <- a.Run(ctx) }()
