@@ -43,6 +43,8 @@ type flight struct {
 	taken time.Time
 	// placed is when it was given to the gateway, in Unix nanoseconds; 0 before.
 	placed atomic.Int64
+	// counted: the gateway has said that it counts it.
+	counted atomic.Bool
 	// waited: it did not go to a pod at once. It is the line's.
 	waited bool
 	// began, refused and took are of this delivery, written before the line is
@@ -107,7 +109,7 @@ func (f *flight) work(e *fleet.Entry) ruling {
 	if r, ok := f.prepare(); !ok {
 		return r
 	}
-	ctx, cancel := context.WithTimeout(f.q.hard, f.q.cfg.MaxRun)
+	ctx, cancel := context.WithTimeout(context.WithValue(f.q.hard, placedKey{}, f), f.q.cfg.MaxRun)
 	defer cancel()
 	f.mu.Lock()
 	f.cancel, f.phase = cancel, going

@@ -28,8 +28,10 @@ type flow struct {
 	running map[*flight]struct{}
 	// limit is how many may run at once, of this weir's.
 	limit int
-	// grow is when the limit may be higher than was safe to say; zero for never.
-	grow time.Time
+	// grow is when to look again, for the limit may be higher than it was safe
+	// to say. Since rising it could be risen.
+	grow, rising time.Time
+	risen        int
 	// asleep: no pod had started at the last look; awoke is when one had then.
 	asleep bool
 	awoke  time.Time
@@ -42,10 +44,6 @@ func newFlow() flow { return flow{running: map[*flight]struct{}{}, asleep: true}
 
 // measure sets the limit by what the gateway says. changed is closed when it
 // may say something else.
-//
-// What the gateway says of its pods counts the calls that it has placed, and
-// those that it was given a moment ago may not be. So the limit is known to lie
-// between low and high, and stays as it was where it can.
 func (w *flow) measure(q *Queue, e *fleet.Entry, now time.Time) (changed <-chan struct{}) {
 	room, started, changed := q.pods.Room(e)
 	rank, weirs := q.share()
@@ -61,13 +59,7 @@ func (w *flow) measure(q *Queue, e *fleet.Entry, now time.Time) (changed <-chan 
 		if w.asleep {
 			w.asleep, w.awoke = false, now
 		}
-		young := w.unplaced(now)
-		high := len(w.running) + max(0, room)
-		low := max(len(w.running), high-young)
-		w.limit = min(max(w.limit, low), high)
-		if w.limit < high {
-			w.grow = now.Add(placing)
-		}
+		w.follow(len(w.running)+max(0, room), w.unplaced(now), now)
 	}
 	if most := e.Function().Spec.AsyncConcurrency; most > 0 {
 		own := most / weirs
@@ -79,6 +71,32 @@ func (w *flow) measure(q *Queue, e *fleet.Entry, now time.Time) (changed <-chan 
 	return changed
 }
 
+// follow sets the limit to high, which is what runs and what there is room for,
+// though of young calls it is not known whether the room counts them. A limit
+// that falls does so at once. One that rises while calls run does so when it
+// was safe to for a while: a place may be free again, and its call not back.
+func (w *flow) follow(high, young int, now time.Time) {
+	low := high - young
+	switch {
+	case high <= w.limit || len(w.running) == 0:
+		w.limit, w.rising = high, time.Time{}
+		return
+	case low <= w.limit:
+		w.rising = time.Time{}
+	case w.rising.IsZero():
+		w.rising, w.risen = now, low
+	default:
+		w.risen = min(w.risen, low)
+		if now.Sub(w.rising) >= placing {
+			w.limit, w.rising = w.risen, time.Time{}
+		}
+	}
+	w.grow = now.Add(placing)
+	if !w.rising.IsZero() {
+		w.grow = w.rising.Add(placing)
+	}
+}
+
 // turn has another weir begin for each function.
 func turn(e *fleet.Entry) int {
 	h := fnv.New32a()
@@ -86,13 +104,14 @@ func turn(e *fleet.Entry) int {
 	return int(h.Sum32() >> 1)
 }
 
-// unplaced counts running calls that the gateway may not have placed.
+// unplaced counts running calls that what the gateway says may not count: those
+// that it was given a moment ago, and those that waited for a pod to start.
 func (w *flow) unplaced(now time.Time) (n int) {
 	since := now.Add(-placing).UnixNano()
 	waking := now.Sub(w.awoke) < placing
 	for f := range w.running {
 		placed := f.placed.Load()
-		if placed == 0 || placed > since || waking && placed <= w.awoke.UnixNano() {
+		if placed == 0 || placed > since && !f.counted.Load() || waking && placed <= w.awoke.UnixNano() {
 			n++
 		}
 	}

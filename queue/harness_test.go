@@ -96,7 +96,7 @@ func (w *world) function(ref function.Ref, limit int, change func(*function.Spec
 	}
 	f := w.pods.fakes[ref]
 	if f == nil {
-		f = &fake{changed: make(chan struct{}), placed: map[int]int{}, at: map[string]int{}, answer: func(*http.Request) queue.Answer {
+		f = &fake{changed: make(chan struct{}), placed: map[int]int{}, waits: map[int]int{}, at: map[string]int{}, answer: func(*http.Request) queue.Answer {
 			return queue.Answer{Status: 200}
 		}}
 		w.pods.fakes[ref] = f
@@ -189,16 +189,17 @@ func (v *weir) want(id queue.ID, state queue.State, attempts int, reason string)
 // fake is a function's pods.
 type fake struct {
 	limit, started int
-	// placed are at pods by weir, at how often each call is there, by its ID.
+	// placed are at pods by weir, waits for one; at is how often each call is
+	// there, by its ID.
 	placed  map[int]int
+	waits   map[int]int
 	at      map[string]int
 	held    int
 	most    int // at once
-	mostBy  map[int]int
 	runs    []run
 	changed chan struct{}
 	answer  func(*http.Request) queue.Answer
-	// keeps: a handler goes on when its connection was cut.
+	// refuse has the gateway refuse each call with that reason.
 	refuse string
 	busy   time.Duration
 }
@@ -256,7 +257,7 @@ func (v *view) Room(e *fleet.Entry) (room, started int, changed <-chan struct{})
 	if f.started == 0 {
 		return 0, 0, f.changed
 	}
-	return max(0, v.share(f)-f.placed[v.rank]), f.started, f.changed
+	return max(0, v.share(f)-f.placed[v.rank]-f.waits[v.rank]), f.started, f.changed
 }
 
 const holdTime = 2 * time.Minute
@@ -268,9 +269,11 @@ func (v *view) Deliver(e *fleet.Entry, r *http.Request, limit int64) queue.Answe
 	v.mu.Lock()
 	f := v.fakes[ref]
 	f.held++
+	f.waits[v.rank]++
+	queue.Placed(r.Context())
 	for {
 		if f.refuse != "" {
-			f.held--
+			f.held, f.waits[v.rank] = f.held-1, f.waits[v.rank]-1
 			reason := f.refuse
 			v.mu.Unlock()
 			return queue.Answer{Status: 503, Reason: reason, Took: time.Since(start)}
@@ -292,12 +295,12 @@ func (v *view) Deliver(e *fleet.Entry, r *http.Request, limit int64) queue.Answe
 		timer.Stop()
 		v.mu.Lock()
 		if why != "" {
-			f.held--
+			f.held, f.waits[v.rank] = f.held-1, f.waits[v.rank]-1
 			v.mu.Unlock()
 			return queue.Answer{Status: 503, Reason: why, Took: time.Since(start)}
 		}
 	}
-	f.held--
+	f.held, f.waits[v.rank] = f.held-1, f.waits[v.rank]-1
 	f.placed[v.rank]++
 	f.at[id]++
 	if f.at[id] > 1 {

@@ -288,13 +288,7 @@ func (l *line) took(f fetched) {
 	for _, d := range f.got {
 		l.takeOne(d)
 	}
-	l.q.mu.Lock()
-	if n := l.q.ready[l.lane] - len(f.got); n > 0 && l.hungry {
-		l.q.ready[l.lane] = n
-	} else {
-		delete(l.q.ready, l.lane)
-	}
-	l.q.mu.Unlock()
+	l.q.count(l.lane, -len(f.got))
 }
 
 func (l *line) takeOne(d Delivery) {

@@ -152,9 +152,21 @@ type Pods interface {
 	// Deliver calls the function as the gateway calls it for a client: it is
 	// woken, and the call waits for a place. r has the raw path and query in
 	// RequestURI. Of the answer's body at most limit bytes are kept, the rest
-	// is read and dropped.
+	// is read and dropped. It calls Placed with r's context as soon as Room
+	// counts the call.
 	Deliver(e *fleet.Entry, r *http.Request, limit int64) Answer
 }
+
+// Placed tells the Queue that what Room says counts a call, with a pod or as
+// one that waits for it. ctx is that of the call's request. Without, a Queue
+// takes long to see that there is more room while calls run.
+func Placed(ctx context.Context) {
+	if f, ok := ctx.Value(placedKey{}).(*flight); ok {
+		f.counted.Store(true)
+	}
+}
+
+type placedKey struct{}
 
 // Answer is what became of one delivery to a pod.
 type Answer struct {

@@ -21,8 +21,9 @@ type record struct {
 }
 
 func (r *record) encode() []byte {
-	r.Version = recordVersion
-	data, err := json.Marshal(r)
+	kept := *r
+	kept.Version = recordVersion
+	data, err := json.Marshal(&kept)
 	if err != nil {
 		// Its types have no value that cannot be written, but for times beyond
 		// the year 9999, which are never made.

@@ -61,7 +61,11 @@ func (q *Queue) put(ctx context.Context, m *Message, key string) (ID, bool, erro
 		return ID{}, false, fmt.Errorf("%w: it has %d bytes with its headers, at most %d are taken", ErrTooLarge, len(data), most)
 	}
 	lane := LaneOf(m.Function)
+	q.count(lane, 1) // before it can be fetched, which counts it off
 	seq, duplicate, err := q.cfg.Store.Put(ctx, lane, data, key)
+	if err != nil || duplicate {
+		q.count(lane, -1)
+	}
 	if err != nil {
 		return ID{}, false, err
 	}
@@ -72,12 +76,22 @@ func (q *Queue) put(ctx context.Context, m *Message, key string) (ID, bool, erro
 	return ID{m.Nonce, seq}, duplicate, nil
 }
 
+// count changes what is known to be ready in a lane.
+func (q *Queue) count(lane Lane, by int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n := q.ready[lane] + by; n > 0 {
+		q.ready[lane] = n
+	} else {
+		delete(q.ready, lane)
+	}
+}
+
 // announce says that there is one item more in a lane.
 func (q *Queue) announce(lane Lane, ref function.Ref) {
 	now := time.Now()
 	_, weirs := q.share()
 	q.mu.Lock()
-	q.ready[lane]++
 	tell := weirs > 1 && now.Sub(q.told[lane]) >= tellEvery
 	if tell {
 		q.told[lane] = now
