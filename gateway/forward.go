@@ -50,16 +50,32 @@ type call struct {
 	reason       string
 	sends, begun int
 	held         time.Duration
+
+	// What Deliver asks afterwards. own is the answer where it is the
+	// gateway's, passed says that it is a watchdog's refusal. refusedByPod: one
+	// had no room. unsure: the last try was cut where a handler may have begun
+	// it; tried is how long that try took.
+	own                          *refusal
+	passed, refusedByPod, unsure bool
+	tried                        time.Duration
 }
 
 // serve is one call of a function from its first byte to its last. path is
 // what goes to the function: the raw path and query.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, e *fleet.Entry, path string) {
+	g.newCall(w, r, e, path).serve()
+}
+
+func (g *Gateway) newCall(w http.ResponseWriter, r *http.Request, e *fleet.Entry, path string) *call {
 	c := &call{g: g, lane: g.lane(e), entry: e, w: w, r: r, start: time.Now()}
 	c.startTime = strconv.FormatInt(c.start.UnixNano(), 10)
 	c.try = proxy.NewCall(w, r)
 	c.try.Path, c.try.MaxBody = path, g.cfg.MaxBody
 	c.try.Judge, c.try.Answer, c.try.Kept = c.judge, c.answer, c.lane.keepBytes
+	return c
+}
+
+func (c *call) serve() {
 	defer c.end()
 	if !c.identify() {
 		c.refuse(&refusal{http.StatusBadRequest, "call_id", wantCallID, 0})
@@ -127,12 +143,16 @@ func (c *call) run() {
 // once is one try. The pod gets its place back however it ends, by a panic of
 // the writer too.
 func (c *call) once() error {
-	how := took
-	defer func() { c.lane.release(&c.claim, how) }()
+	how, from := took, time.Now()
+	c.unsure = true
+	defer func() {
+		c.tried = time.Since(from)
+		c.lane.release(&c.claim, how)
+	}()
 	err := c.try.Try(c.claim.to)
 	var tried *proxy.TryError
-	if errors.As(err, &tried) {
-		how = c.ending(tried)
+	if c.unsure = errors.As(err, &tried); c.unsure {
+		how, c.unsure = c.ending(tried), unsure(tried)
 	}
 	return err
 }
@@ -227,6 +247,9 @@ func (c *call) next(t *proxy.TryError) (again bool) {
 	case proxy.Refused:
 		c.sends++
 		c.lane.done.count(familyPods, knownReason(c.reason))
+		if s := t.Answer.Status; s == http.StatusTooManyRequests || s == http.StatusServiceUnavailable {
+			c.refusedByPod = true
+		}
 		if t.Final {
 			c.passOn(t)
 			return false
@@ -269,6 +292,7 @@ func (c *call) passOn(t *proxy.TryError) {
 	if c.r.Context().Err() != nil || c.try.Context().Err() != nil {
 		c.left()
 	}
+	c.passed = true
 	c.try.Pass(t.Answer)
 }
 
@@ -334,7 +358,7 @@ func (c *call) left() {
 
 // refuse writes an answer of the gateway's own.
 func (c *call) refuse(why *refusal) {
-	c.status = why.status
+	c.status, c.own = why.status, why
 	c.lane.done.count(familyRefusals, why.reason)
 	if why.status == http.StatusServiceUnavailable && why != errStopping {
 		c.lane.tell(why)

@@ -40,6 +40,10 @@ type Config struct {
 	Namespace string
 	// Gateways is how many share the pods' limits, 1 where nil.
 	Gateways func() int
+	// Share is the same, with this one's place among them: all count alike,
+	// from 0. Their shares of a pod's limit then sum up to it. Where nil it is
+	// 0 and Gateways; else Gateways is not asked.
+	Share func() (rank, gateways int)
 	// Explain is what the autoscaler last decided of a function and why, in
 	// JSON's terms; nil is nothing. May be nil.
 	Explain func(function.Ref) any
@@ -123,8 +127,12 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.AsyncMaxBody <= 0 {
 		cfg.AsyncMaxBody = DefaultAsyncMaxBody
 	}
-	if cfg.Gateways == nil {
-		cfg.Gateways = func() int { return 1 }
+	if cfg.Share == nil {
+		gateways := cfg.Gateways
+		if gateways == nil {
+			gateways = func() int { return 1 }
+		}
+		cfg.Share = func() (int, int) { return 0, gateways() }
 	}
 	g := &Gateway{cfg: cfg, id: rand.Text(), began: time.Now(), lanes: map[function.Ref]*lane{}}
 	g.metrics = newMetrics(g)

@@ -28,11 +28,12 @@ type lane struct {
 	// done is what became of the calls.
 	done outcomes
 
-	mu       sync.Mutex
-	places   places
-	line     line
-	tickets  uint64
-	watching bool
+	mu     sync.Mutex
+	places places
+	// line is who waits, own who waits for a place of this gateway's own share.
+	line, own line
+	tickets   uint64
+	watching  bool
 	// kick has the watcher look again: buffered, so that nobody waits for it.
 	kick chan struct{}
 
@@ -43,6 +44,7 @@ type lane struct {
 	waking        waking
 	company       company
 	budget        budget
+	room          room
 	// untold calls were refused since the log told of it.
 	untold int
 	told   time.Time
@@ -101,9 +103,9 @@ func (g *Gateway) all() []*lane {
 // one is free. Where c has none afterwards the call counts as held: wait is to
 // be called, or quit.
 func (l *lane) enter(c *claim, ready bool) error {
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	e := l.entry.Load()
 	l.calls++
 	l.lastStart = now
@@ -111,8 +113,8 @@ func (l *lane) enter(c *claim, ready bool) error {
 	l.rouse(e, now)
 	l.tickets++
 	c.ticket, c.deadline = l.tickets, now.Add(l.g.cfg.HoldTime)
-	if l.line.n == 0 {
-		if p := l.pick(e, now); ready && p != nil {
+	if l.nobodyBefore(c) {
+		if p := l.pick(e, now, c.own); ready && p != nil {
 			l.give(c, p, now)
 			return nil
 		}
@@ -156,12 +158,12 @@ func (l *lane) wait(ctx context.Context, c *claim) error {
 // queue puts the claim in line, and says whether there is anything to wait
 // for.
 func (l *lane) queue(c *claim) bool {
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	e := l.entry.Load()
-	if l.line.n == 0 && !e.Gone() {
-		if p := l.pick(e, now); p != nil {
+	if l.nobodyBefore(c) && !e.Gone() {
+		if p := l.pick(e, now, c.own); p != nil {
 			if c.held {
 				l.unhold(c, now)
 			}
@@ -173,7 +175,7 @@ func (l *lane) queue(c *claim) bool {
 		l.hold(c, now)
 	}
 	c.waits, c.err = true, nil
-	first := l.line.insert(c)
+	first := l.lineOf(c).insert(c)
 	switch {
 	case !l.watching:
 		l.watching = true
@@ -189,9 +191,9 @@ func (l *lane) queue(c *claim) bool {
 
 // quit takes back a claim that was not given a pod, or was at that very moment.
 func (l *lane) quit(c *claim) {
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	switch {
 	case c.waits:
 		l.leave(c, now)
@@ -204,17 +206,17 @@ func (l *lane) quit(c *claim) {
 
 // release gives the pod back. It is called once for each that was given.
 func (l *lane) release(c *claim, how ending) {
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	l.giveBack(c, how, now)
 }
 
 // exit counts a call that ended.
 func (l *lane) exit(code int, took time.Duration) {
-	now := time.Now()
 	l.done.add(code, took)
 	l.mu.Lock()
+	now := time.Now()
 	l.lastEnd = now
 	l.mu.Unlock()
 }
@@ -222,12 +224,12 @@ func (l *lane) exit(code int, took time.Duration) {
 // handOver gives the pod, of which a place became free, to those who wait.
 func (l *lane) handOver(p *place, now time.Time) {
 	e := l.entry.Load()
-	if l.line.n == 0 || e.Gone() || !l.company.ready(l, e) {
+	if l.waiting() == 0 || e.Gone() || !l.company.ready(l, e) {
 		return
 	}
 	v := l.view(e, now)
-	for l.line.n > 0 && l.places.offer(p, &v) != nowhere {
-		l.call(l.line.head, p, now)
+	for c := l.firstFor(p, &v); c != nil; c = l.firstFor(p, &v) {
+		l.call(c, p, now)
 	}
 }
 
@@ -248,9 +250,9 @@ func (l *lane) deny(c *claim, err error, now time.Time) {
 // leave takes a claim out of the line.
 func (l *lane) leave(c *claim, now time.Time) {
 	c.waits = false
-	l.line.remove(c)
+	l.lineOf(c).remove(c)
 	l.unhold(c, now)
-	if l.line.n == 0 && l.watching {
+	if l.waiting() == 0 && l.watching {
 		l.look()
 	}
 }
@@ -275,6 +277,7 @@ func (l *lane) giveBack(c *claim, how ending, now time.Time) {
 		return
 	}
 	l.handOver(p, now)
+	l.room.tell()
 }
 
 // tidy brings the pods in step with the function where no call does it, and
@@ -284,7 +287,7 @@ func (l *lane) tidy() (over bool) {
 	defer l.mu.Unlock()
 	e := l.entry.Load()
 	l.places.follow(e)
-	return e.Gone() && l.running.n == 0 && l.held.n == 0 && !l.watching && !l.waking.busy
+	return e.Gone() && l.running.n == 0 && l.held.n == 0 && !l.watching && !l.room.listening && !l.waking.busy
 }
 
 // close ends the connections that nobody uses, and has those who wait refused.

@@ -20,6 +20,8 @@ type claim struct {
 	err   error
 	// woken: it came while no pod had started.
 	woken bool
+	// own: it takes only a place of this gateway's own share. Set before enter.
+	own bool
 
 	// held: it counts as one that waits for a pod; waits: it is in line.
 	held, waits bool
@@ -82,6 +84,46 @@ func (q *line) remove(c *claim) {
 	q.n--
 }
 
+// lineOf is the line in which the claim stands.
+func (l *lane) lineOf(c *claim) *line {
+	if c.own {
+		return &l.own
+	}
+	return &l.line
+}
+
+// waiting is how many stand in line.
+func (l *lane) waiting() int { return l.line.n + l.own.n }
+
+// nobodyBefore says whether nobody waits who would have a place before the
+// claim. Who wants a place of this gateway's own share does not keep others
+// from those that are more: these would stay empty.
+func (l *lane) nobodyBefore(c *claim) bool { return l.line.n == 0 && (!c.own || l.own.n == 0) }
+
+// heads are the first of both lines, the one that came first before the other.
+func (l *lane) heads() (first, second *claim) {
+	first, second = l.line.head, l.own.head
+	if first == nil || second != nil && second.ticket < first.ticket {
+		first, second = second, first
+	}
+	return first, second
+}
+
+// firstFor is who is to have a place of the pod, if there is one.
+func (l *lane) firstFor(p *place, v *view) *claim {
+	first, second := l.heads()
+	for _, c := range []*claim{first, second} {
+		if c == nil {
+			continue
+		}
+		v.own = c.own
+		if l.places.offer(p, v) != nowhere {
+			return c
+		}
+	}
+	return nil
+}
+
 // meter counts what is under way, and the integral of it over time.
 type meter struct {
 	n     int
@@ -99,5 +141,5 @@ func (m *meter) seconds(now time.Time) float64 {
 	if m.n == 0 {
 		return m.total
 	}
-	return m.total + float64(m.n)*now.Sub(m.at).Seconds()
+	return m.total + float64(m.n)*max(0, now.Sub(m.at).Seconds())
 }

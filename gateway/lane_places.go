@@ -47,6 +47,7 @@ type place struct {
 
 	running        meter
 	calls, refused uint64
+	turn           turn
 
 	// After a refusal: bounded by base while the pod says that it is full, by
 	// one more from nextTry on, and by more and more since it has said that it
@@ -192,7 +193,7 @@ func (p *place) ceiling(room bool, now time.Time) int {
 		}
 		p.full, p.roomSince = false, now
 	}
-	steps := int(now.Sub(p.roomSince) / rampStep)
+	steps := max(0, int(now.Sub(p.roomSince)/rampStep))
 	if steps >= rampSteps {
 		p.bounded = false
 		return math.MaxInt
@@ -202,9 +203,11 @@ func (p *place) ceiling(room bool, now time.Time) int {
 
 // view is what a choice is made by.
 type view struct {
-	spec     *function.Spec
-	gateways int
-	now      time.Time
+	spec           *function.Spec
+	rank, gateways int
+	now            time.Time
+	// own: only places of this gateway's own share count.
+	own bool
 }
 
 // limits are how many requests a pod runs at once and how many it takes, of
@@ -223,7 +226,6 @@ func (v *view) limits(said *fleet.Saying) (runs, takes int) {
 // share is this gateway's part of a limit. It is rounded up, so that every
 // gateway can use every pod; what is too much then the watchdog refuses.
 func share(limit, gateways int) int {
-	gateways = max(1, gateways)
 	return (limit + gateways - 1) / gateways
 }
 
@@ -244,12 +246,12 @@ func (ps *places) offer(p *place, v *view) offer {
 	if said.Guarded {
 		return nowhere
 	}
-	ceiling := p.ceiling(said.Room, v.now)
-	switch {
-	case p.bounded && !p.full:
-		ps.look = min(ps.look, rampStep)
-	case p.bounded && n >= ceiling:
-		ps.look = min(ps.look, p.nextTry.Sub(v.now))
+	ceiling := ps.bound(p, said.Room, v.now)
+	if v.own {
+		if n < min(ceiling, v.ownShare(p, said)) {
+			return free
+		}
+		return nowhere
 	}
 	runs, takes := v.limits(said)
 	switch {
@@ -261,11 +263,23 @@ func (ps *places) offer(p *place, v *view) offer {
 	return free
 }
 
+// bound is the ceiling, and has it looked at again when it may be another.
+func (ps *places) bound(p *place, room bool, now time.Time) int {
+	ceiling := p.ceiling(room, now)
+	switch {
+	case p.bounded && !p.full:
+		ps.look = min(ps.look, rampStep)
+	case p.bounded && p.running.n >= ceiling:
+		ps.look = min(ps.look, p.nextTry.Sub(now))
+	}
+	return ceiling
+}
+
 // pick finds the pod for one more request, nil where none takes one: two at
 // random and of them the less loaded where no limit is known, the first that
 // is free where pods run few at once, and else one after the other. Where the
-// request would wait in a pod is second choice.
-func (l *lane) pick(e *fleet.Entry, now time.Time) *place {
+// request would wait in a pod is second choice; with own it is none.
+func (l *lane) pick(e *fleet.Entry, now time.Time, own bool) *place {
 	ps := &l.places
 	ps.follow(e)
 	ps.look = recheck
@@ -278,6 +292,7 @@ func (l *lane) pick(e *fleet.Entry, now time.Time) *place {
 		return nil
 	}
 	v := l.view(e, now)
+	v.own = own
 	switch runs, _ := v.limits(lead.pod.Said()); {
 	case runs == 0:
 		if p := ps.ofTwo(&v); p != nil {
@@ -291,7 +306,9 @@ func (l *lane) pick(e *fleet.Entry, now time.Time) *place {
 }
 
 func (l *lane) view(e *fleet.Entry, now time.Time) view {
-	return view{&e.Function().Spec, l.g.cfg.Gateways(), now}
+	rank, gateways := l.g.cfg.Share()
+	gateways = max(1, gateways)
+	return view{spec: &e.Function().Spec, rank: min(max(0, rank), gateways-1), gateways: gateways, now: now}
 }
 
 // lead is the first pod that has started.

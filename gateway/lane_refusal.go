@@ -34,8 +34,8 @@ const refusalPause = 30 * time.Second
 // tell says in the log what callers are told, with how many were refused since
 // the last time.
 func (l *lane) tell(why *refusal) {
-	now := time.Now()
 	l.mu.Lock()
+	now := time.Now()
 	l.untold++
 	calls := l.untold
 	silent := !l.told.IsZero() && now.Sub(l.told) < refusalPause

@@ -142,25 +142,28 @@ func settled(t *testing.T, l *lane) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.entry.Load()
-	if l.line.n > 0 {
-		if p := l.pick(e, time.Now()); p != nil {
-			t.Errorf("%d wait, and pod %s has a place", l.line.n, p.pod.About().Name)
+	n := 0
+	for _, q := range []*line{&l.line, &l.own} {
+		last := uint64(0)
+		for c := q.head; c != nil; c = c.next {
+			if c.ticket <= last {
+				t.Errorf("ticket %d stands behind %d", c.ticket, last)
+			}
+			last = c.ticket
+			n++
+		}
+		if q.n == 0 {
+			continue
+		}
+		if p := l.pick(e, time.Now(), q == &l.own); p != nil {
+			t.Errorf("%d wait, and pod %s has a place", q.n, p.pod.About().Name)
 		}
 		if !l.watching {
-			t.Errorf("%d wait, and nobody listens for them", l.line.n)
+			t.Errorf("%d wait, and nobody listens for them", q.n)
 		}
 	}
-	last := uint64(0)
-	n := 0
-	for c := l.line.head; c != nil; c = c.next {
-		if c.ticket <= last {
-			t.Errorf("ticket %d stands behind %d", c.ticket, last)
-		}
-		last = c.ticket
-		n++
-	}
-	if n != l.line.n || n != l.held.n {
-		t.Errorf("%d stand in line, %d are counted there, %d as held", n, l.line.n, l.held.n)
+	if n != l.waiting() || n != l.held.n {
+		t.Errorf("%d stand in line, %d are counted there, %d as held", n, l.waiting(), l.held.n)
 	}
 }
 
@@ -169,7 +172,7 @@ func empty(t testing.TB, l *lane) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.line.n != 0 || l.held.n != 0 || l.running.n != 0 || l.watching || l.kept.Load() != 0 {
+	if l.waiting() != 0 || l.held.n != 0 || l.running.n != 0 || l.watching || l.kept.Load() != 0 {
 		t.Errorf("left over: %d in line, %d held, %d running, watching %v, %d bytes", l.line.n, l.held.n, l.running.n, l.watching, l.kept.Load())
 	}
 	for _, p := range l.places.all {

@@ -104,8 +104,8 @@ func (l *lane) ask(e *fleet.Entry) {
 
 // asked notes the provider's answer, and says it where it is news.
 func (l *lane) asked(err error, replicas int) {
-	now := time.Now()
 	l.mu.Lock()
+	now := time.Now()
 	w := &l.waking
 	news := !sameKind(err, w.told)
 	w.err = err
@@ -165,7 +165,7 @@ func (l *lane) settle(e *fleet.Entry, paused bool) (over bool) {
 	over = l.waking.started || e.Function().Replicas > 0 || e.Gone() || l.g.ctx.Err() != nil || paused && unwanted
 	if over {
 		l.waking.busy = false
-		if l.line.n > 0 {
+		if l.waiting() > 0 {
 			l.look()
 		}
 	}
@@ -181,9 +181,9 @@ func (l *lane) sawStarted(now time.Time) {
 }
 
 func (l *lane) sawAnswer() {
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	if w := &l.waking; w.started && !w.answered {
 		w.answered = true
 		l.g.metrics.wakeAnswered.Observe(now.Sub(w.began).Seconds())
