@@ -411,6 +411,37 @@ func TestCallbackAttemptsSurviveAKill(t *testing.T) {
 	})
 }
 
+// A store that is killed may lose how often something was delivered, and when
+// it was to be delivered again. The callback's own state has both.
+func TestCallbackKeepsItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSenders(t, queue.CallbackConfig{}, queuetest.Config{}, func(*http.Request, int) (*http.Response, error) {
+			return status(503, "Retry-After", "600")
+		})
+		drain, _ := begin(s.CallbackSender)
+		id := s.give(1, hook)
+		time.Sleep(time.Second)
+		drain()
+		item, err := s.store.Get(context.Background(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.store.Put(context.Background(), queue.Callbacks, item.Data, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.store.Remove(context.Background(), 1); err != nil {
+			t.Fatal(err)
+		}
+		s.network.answerWith(200)
+		drain, _ = begin(s.another())
+		defer drain()
+		time.Sleep(time.Hour)
+		if got := s.of(id); got.State != queue.Succeeded || got.Attempts != 2 || !slices.Equal(s.network.times(), []time.Duration{0, 600 * time.Second}) {
+			t.Errorf("%+v, sent at %v", got, s.network.times())
+		}
+	})
+}
+
 // What is written may be known only by half.
 func TestCallbackThatArrivedIsNotSentAgain(t *testing.T) {
 	for name, cfg := range map[string]func(fail func(method string) error) queuetest.Config{

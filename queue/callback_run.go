@@ -152,9 +152,8 @@ func (c *callbacks) deliver(abort context.Context, e *errand) {
 // before is what earlier deliveries have come to; done is that there is
 // nothing to do now.
 func (c *callbacks) before(abort context.Context, e *errand) (state *Callback, done bool) {
-	if e.delivery.Times() == 1 {
-		return &Callback{}, false
-	}
+	// Also the first time: a store that was killed may have lost the count of
+	// deliveries.
 	ctx, cancel := context.WithTimeout(abort, callbackStoreTime)
 	defer cancel()
 	kept, err := c.load(ctx, e.reply.Call)
@@ -170,7 +169,7 @@ func (c *callbacks) before(abort context.Context, e *errand) (state *Callback, d
 		c.ack(abort, e)
 		return nil, true
 	}
-	// A store that was killed may have lost when it was to come.
+	// And when it was to come.
 	if wait := time.Until(kept.Next); wait > 0 {
 		c.handBack(abort, e, wait)
 		return nil, true

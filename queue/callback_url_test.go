@@ -195,6 +195,13 @@ func TestNoAddressIsDialledUnlooked(t *testing.T) {
 	}
 }
 
+// A proxy of the environment would dial in weir's place, and look at nothing.
+func TestCallbackUsesNoProxy(t *testing.T) {
+	if aSender(t, CallbackConfig{}).transport().Proxy != nil {
+		t.Error("callbacks go through a proxy")
+	}
+}
+
 func FuzzCheckCallback(f *testing.F) {
 	for _, url := range []string{"http://a.example/", "https://[::1]:1/x", "http://weir/function/f?x", "http://127.1/", "http://u:p@h/", "http://[fe80::1%25a]/", "http://h:00080/"} {
 		f.Add(url)
