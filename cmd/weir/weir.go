@@ -41,6 +41,10 @@ type weir struct {
 	gateway    *gateway.Gateway
 	autoscaler *autoscaler.Autoscaler
 	scraper    *autoscaler.Scraper
+	// async is nil where nothing keeps asynchronous calls.
+	async *async
+	// namespace is that of names without one.
+	namespace string
 
 	server  http.Server // of requests and the API
 	metrics http.Server
@@ -51,33 +55,42 @@ type weir struct {
 func newWeir(s *settings, log *slog.Logger) (*weir, error) {
 	w := &weir{settings: s, log: log}
 	w.fleet = fleet.New(fleet.Config{Log: log, Probe: &fleet.Prober{Log: log}})
-	namespace, err := w.newProvider()
-	if err != nil {
+	var err error
+	if w.namespace, err = w.newProvider(); err != nil {
 		return nil, err
 	}
 	w.scraper = autoscaler.NewScraper()
-	w.gateway, err = gateway.New(gateway.Config{
-		Fleet: w.fleet, Provider: w.provider, Log: log, Namespace: namespace,
-		Gateways: func() int { return 1 + len(w.provider.Peers()) },
-		Version:  version, Commit: commit, Orchestration: s.Provider.val,
+	front := gateway.Config{
+		Fleet: w.fleet, Provider: w.provider, Log: log, Namespace: w.namespace, Share: w.share,
+		AsyncMaxBody: s.AsyncMaxBody.val,
+		Version:      version, Commit: commit, Orchestration: s.Provider.val,
 		User: s.BasicAuthUser.val, Password: s.BasicAuthPassword.val,
 		HoldRequests: s.HoldRequests.val, HoldBytes: s.HoldBytes.val, HoldTime: s.HoldTimeout.val, MaxBody: s.MaxBody.val,
 		AccessLevel: slog.LevelDebug,
 		Explain:     w.explain, Kick: w.kick,
-	})
-	if err != nil {
+	}
+	decider := autoscaler.Config{Fleet: w.fleet, Provider: w.provider, Counter: w.scraper, Log: log}
+	if s.stored() {
+		w.async = newAsync(w)
+		front.Async, front.CheckCallback = w.async, w.async.checkCallback
+		decider.Backlog = w.async.backlog
+	}
+	if w.gateway, err = gateway.New(front); err != nil {
 		return nil, err
 	}
-	w.autoscaler = autoscaler.New(autoscaler.Config{
-		Fleet: w.fleet, Provider: w.provider, Counter: w.scraper, Own: w.gateway.Report, Log: log,
-	})
+	decider.Own = w.gateway.Report
+	w.autoscaler = autoscaler.New(decider)
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	w.server = http.Server{
 		Handler: w.gateway.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog, ConnContext: gateway.ConnContext,
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", w.gateway.MetricsHandler(w.autoscaler.Metrics()...))
+	collectors := w.autoscaler.Metrics()
+	if w.async != nil {
+		collectors = append(collectors, w.async)
+	}
+	mux.Handle("GET /metrics", w.gateway.MetricsHandler(collectors...))
 	mux.Handle(contract.DemandPath, w.gateway.DemandHandler())
 	// Alive, also while it drains: that is for readiness to know.
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = rw.Write([]byte("ok\n")) })
@@ -122,6 +135,11 @@ func (w *weir) Run(drain, hurry context.Context) error {
 	start(&all, infra, "provider", func(ctx context.Context) error { return w.provider.Run(ctx, w.fleet) })
 	start(&all, infra, "gateway", w.gateway.Run)
 	start(&decisions, deciding, "autoscaler", w.autoscaler.Run)
+	queueing, dequeued := context.WithCancel(infra)
+	defer dequeued()
+	if w.async != nil {
+		start(&all, queueing, "asynchronous calls", func(ctx context.Context) error { return w.async.Run(ctx, w.gateway) })
+	}
 	for _, s := range []struct {
 		server   *http.Server
 		listener net.Listener
@@ -142,6 +160,11 @@ func (w *weir) Run(drain, hurry context.Context) error {
 		w.drain(hurry)
 	}
 	_ = w.server.Close()
+	// The queue says what became of its calls before what carries them ends.
+	dequeued()
+	if w.async != nil {
+		<-w.async.ended
+	}
 	_ = w.gateway.Close()
 	// The provider gives the lead back when it ends: no decision after that.
 	decided()
@@ -164,6 +187,11 @@ func (w *weir) drain(hurry context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(hurry, w.settings.ShutdownTimeout.val)
 	defer cancel()
+	var queue sync.WaitGroup
+	defer queue.Wait()
+	if w.async != nil {
+		queue.Go(func() { w.async.drain(ctx) })
+	}
 	if err := w.server.Shutdown(ctx); err != nil {
 		w.log.Warn("requests were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT", "timeout", w.settings.ShutdownTimeout.val)
 	}

@@ -140,3 +140,12 @@ func (p *Provider) Leads() bool { return p.lease.held() && p.peers.known() }
 
 // Peers are host:port of the other weirs' metrics.
 func (p *Provider) Peers() []string { return p.peers.addresses() }
+
+// Share is this weir's place among those that serve together, from 0, and how
+// many they are. All of them count alike.
+func (p *Provider) Share() (rank, weirs int) { return p.peers.share() }
+
+// Alone says whether the other weirs are known, and that there is none.
+func (p *Provider) Alone() (known, alone bool) {
+	return p.peers.known(), len(p.peers.addresses()) == 0
+}

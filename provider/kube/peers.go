@@ -57,6 +57,24 @@ func (p *peers) addresses() []string {
 	return all
 }
 
+// share is this weir's place, by name, among all that run, and how many they
+// are.
+func (p *peers) share() (rank, weirs int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	weirs = 1
+	for name, peer := range p.all {
+		if name == p.cfg.Identity || !peer.until.IsZero() && time.Since(peer.until) >= overdue {
+			continue
+		}
+		weirs++
+		if name < p.cfg.Identity {
+			rank++
+		}
+	}
+	return rank, weirs
+}
+
 // read says what a pod is as a peer, and whether it is one.
 func (p *peers) read(pod *corev1.Pod) (it peer, up bool) {
 	if pod.Status.PodIP == "" || !running(pod) {

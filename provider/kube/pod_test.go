@@ -127,6 +127,25 @@ func TestPeersOfRunningPods(t *testing.T) {
 		if (len(got) == 1 && got[0] == "198.51.100.7:8082") != c.want || !all.known() {
 			t.Errorf("%s: peers %v, expected %t", c.name, got, c.want)
 		}
+		shares := func(identity string) (rank, weirs int) {
+			all.cfg.Identity = identity
+			return all.share()
+		}
+		for identity, want := range map[string][2]int{"0": {0, 1}, "a": {0, 1}, "c": {0, 1}} {
+			if c.want { // beside b
+				want[1]++
+			}
+			if identity == "c" && c.want {
+				want[0]++
+			}
+			if identity != "a" && c.pod.Name == "a" { // a is another one then
+				continue
+			}
+			if rank, weirs := shares(identity); rank != want[0] || weirs != want[1] {
+				t.Errorf("%s: %s is number %d of %d, expected %v", c.name, identity, rank, weirs, want)
+			}
+		}
+		all.cfg.Identity = "a"
 		all.keep(nil)
 		if got := all.addresses(); len(got) != 0 {
 			t.Errorf("%s: peers %v after all are gone", c.name, got)
