@@ -134,6 +134,8 @@ func (s *Store) notConnected(err error) error {
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("%s: its certificate is of a CA that is not known here: give the CA's file: %w", what, err)
+	case strings.Contains(err.Error(), "after TLS handshake"), strings.Contains(err.Error(), "tls: certificate required"):
+		return fmt.Errorf("%s: it ended the connection over TLS, as where it wants a client certificate of a CA that it knows: %w", what, err)
 	case errors.As(err, &host), errors.As(err, &record), errors.As(err, &invalid),
 		strings.Contains(err.Error(), "tls: "):
 		return fmt.Errorf("%s: TLS: %w", what, err)

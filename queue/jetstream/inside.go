@@ -45,8 +45,9 @@ type inside struct {
 
 	mu      sync.Mutex
 	running *server.Server
-	// doubtful is the last place that was given before a server that was
-	// killed: what it last knew of deliveries may be lost.
+	killed  bool // an earlier server of this folder was not stopped
+	// doubtful is the last place that was given before such a server ended:
+	// what it knew of deliveries may be lost.
 	doubtful uint64
 	full     atomic.Bool // for the log: there is no room
 }
@@ -54,6 +55,12 @@ type inside struct {
 func startInside(ctx context.Context, cfg Config) (*inside, error) {
 	in := &inside{cfg: cfg, log: &serverLog{log: cfg.Log}}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	mark := filepath.Join(cfg.Dir, marker)
+	if _, err := os.Stat(mark); err == nil {
+		in.killed = true
+	} else if err := os.WriteFile(mark, nil, 0o600); err != nil {
 		return nil, err
 	}
 	in.options = server.Options{
@@ -71,7 +78,7 @@ func startInside(ctx context.Context, cfg Config) (*inside, error) {
 		}
 	}
 	if err := in.start(ctx); err != nil {
-		in.close()
+		in.stop()
 		return nil, err
 	}
 	return in, nil
@@ -129,7 +136,17 @@ func (in *inside) start(ctx context.Context) error {
 	return nil
 }
 
+// marker is there while a server uses the folder: it was killed where a new one
+// finds it.
+const marker = "weir-store-in-use"
+
+// close stops the server for good.
 func (in *inside) close() {
+	in.stop()
+	os.Remove(filepath.Join(in.cfg.Dir, marker))
+}
+
+func (in *inside) stop() {
 	in.mu.Lock()
 	srv := in.running
 	in.running = nil
@@ -191,9 +208,9 @@ func (in *inside) watch(ctx context.Context) {
 			continue
 		}
 		in.cfg.Log.Error("the store of calls cannot write", "dir", in.cfg.Dir, "err", in.log.said())
-		in.close()
+		in.stop()
 		for in.room(0) != nil || in.start(ctx) != nil {
-			in.close()
+			in.stop()
 			if !pause(ctx, watchEvery) {
 				return
 			}

@@ -186,6 +186,9 @@ func (s *Store) open(ctx context.Context) error {
 		return told("hear news", err)
 	}
 	if s.server != nil {
+		if s.server.killed {
+			s.server.doubtful = s.queue.CachedInfo().State.LastSeq
+		}
 		if err := s.readyAgain(ctx); err != nil {
 			return fmt.Errorf("make ready what an earlier weir was given: %w", err)
 		}
