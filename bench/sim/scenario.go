@@ -19,6 +19,8 @@ type scenario struct {
 	load   func(at time.Duration) float64
 	peak   float64
 	bursts []burst
+	// messages are put into the queue: async calls.
+	messages []burst
 	// clients each wait for their answer before they call again, from clientsFrom
 	// to clientsTo.
 	clients                int
@@ -112,6 +114,12 @@ func scenarios() []scenario {
 			seed: 6, length: 4 * time.Minute, load: none,
 			bursts: []burst{{30*time.Second + 300*time.Millisecond, 300}}, service: time.Second,
 			spec: function.Spec{Zero: true, ZeroAfter: time.Minute},
+		},
+		{
+			name: "queue", title: "Queue: 20,000 async calls of 20 ms, at once, to one pod",
+			seed: 11, length: 4 * time.Minute, replicas: 1, load: none, service: 20 * time.Millisecond,
+			bursts:   []burst{{5 * time.Second, 50}},
+			messages: []burst{{30*time.Second + 300*time.Millisecond, 20_000}},
 		},
 		{
 			name: "clients", title: "Clients: 300 that each wait for their answer before they call again",

@@ -57,6 +57,8 @@ func TestBounds(t *testing.T) {
 		{"sawtooth-window", 2.2, 6, 0, 15 * time.Second, time.Second, 3},
 		{"trickle", 1, 20, 0, 4 * time.Second, 3 * time.Second, 0},
 		{"burst", 1.05, 1, 0, 4 * time.Second, 2500 * time.Millisecond, 0},
+		// Pods for each of the messages would be a hundred, and for nothing.
+		{"queue", 1.05, 1, 0, 12 * time.Second, 11 * time.Second, 3},
 		{"clients", 1.05, 4, 0, 30 * time.Second, time.Second, 1.2},
 		// Pods that come after 30 s find a pile as old: what it takes to be
 		// through with it soon is more than the load.
@@ -88,8 +90,8 @@ func TestBounds(t *testing.T) {
 			}
 		})
 	}
-	if n := len(played()); n != 10 {
-		t.Errorf("%d scenarios, and bounds for 10", n)
+	if n := len(played()); n != 11 {
+		t.Errorf("%d scenarios, and bounds for 11", n)
 	}
 }
 

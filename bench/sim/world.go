@@ -64,6 +64,7 @@ type world struct {
 	pods     []*pod
 	running  int             // in all pods
 	held     []time.Duration // since when, first come first served
+	queue    []time.Duration // the same of the messages in the queue
 
 	// Counts and integrals since the start, as watchdogs and gateways keep
 	// them, and as of the last tick.
@@ -95,6 +96,13 @@ func run(s scenario) result {
 		w.at(b.at, func() {
 			for range b.calls {
 				w.call()
+			}
+		})
+	}
+	for _, b := range s.messages {
+		w.at(b.at, func() {
+			for range b.calls {
+				w.put()
 			}
 		})
 	}
@@ -187,6 +195,14 @@ func (w *world) call() {
 	}
 }
 
+// put is one message that comes into the queue. It stays there until a pod has
+// room for it, and wakes nobody.
+func (w *world) put() {
+	w.result.calls++
+	w.queue = append(w.queue, w.now)
+	w.serve()
+}
+
 func (w *world) refuse() {
 	w.seen.refused++
 	w.result.refused++
@@ -195,9 +211,10 @@ func (w *world) refuse() {
 	}
 }
 
-// serve gives what is held to the pods that have room, the emptiest first.
+// serve gives what is held, and then what is in the queue, to the pods that
+// have room, the emptiest first.
 func (w *world) serve() {
-	for len(w.held) > 0 {
+	for len(w.held)+len(w.queue) > 0 {
 		var best *pod
 		for _, p := range w.pods {
 			if p.started && !p.stopping && p.running < w.maxInflight && (best == nil || p.running < best.running) {
@@ -207,8 +224,13 @@ func (w *world) serve() {
 		if best == nil {
 			break
 		}
-		since := w.held[0]
-		w.held = w.held[1:]
+		line := &w.held
+		if len(w.held) == 0 {
+			line = &w.queue
+			w.seen.came++
+		}
+		since := (*line)[0]
+		*line = (*line)[1:]
 		w.begin(best, since)
 	}
 	for len(w.held) > 0 && w.now-w.held[0] > holdTime {
@@ -263,7 +285,7 @@ func (w *world) decide() {
 func (w *world) gather() autoscaler.Demand {
 	d := autoscaler.Demand{
 		Replicas: w.replicas, Started: w.started(), Known: true, Complete: true, Peers: true,
-		MaxInflight: w.maxInflight, Open: w.running + len(w.held),
+		MaxInflight: w.maxInflight, Open: w.running + len(w.held), Backlog: float64(len(w.queue)),
 		LastStart: moment(w.seen.lastStart), LastEnd: moment(w.seen.lastEnd), LastWake: moment(w.seen.wake),
 	}
 	seconds := (w.now - w.result.gathered).Seconds()
@@ -324,13 +346,19 @@ func (w *world) scale(replicas int) {
 	w.pods = slices.DeleteFunc(w.pods, func(p *pod) bool { return p.stopping && p.running == 0 })
 }
 
-// asked is the load of the moment; where there are bursts or clients and
-// nothing else, the calls that have no answer yet.
+// asked is the load of the moment; where there are bursts, messages or clients
+// and nothing else, the calls that have no answer yet. Of messages in the queue
+// only so many as have to run to be through with them in six seconds, once it
+// is known how long that takes.
 func (w *world) asked() float64 {
 	if load := w.load(w.now); load > 0 {
 		return load
 	}
-	return float64(w.running + len(w.held))
+	queued := float64(len(w.queue))
+	if w.seen.ended > 0 {
+		queued = min(queued, queued*w.service.Seconds()/autoscaler.PanicWindow.Seconds())
+	}
+	return float64(w.running+len(w.held)) + queued
 }
 
 // needed is how many replicas that load asks for.
