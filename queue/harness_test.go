@@ -94,6 +94,8 @@ func (w *world) function(ref function.Ref, limit int, change func(*function.Spec
 	if change != nil {
 		change(&spec)
 	}
+	w.pods.mu.Lock()
+	defer w.pods.mu.Unlock()
 	f := w.pods.fakes[ref]
 	if f == nil {
 		f = &fake{changed: make(chan struct{}), placed: map[int]int{}, waits: map[int]int{}, at: map[string]int{}, answer: func(*http.Request) queue.Answer {
@@ -112,16 +114,18 @@ func (w *world) function(ref function.Ref, limit int, change func(*function.Spec
 // weir is a Queue that runs.
 type weir struct {
 	*queue.Queue
-	w    *world
-	stop context.CancelFunc
-	done chan struct{}
+	w     *world
+	stop  context.CancelFunc
+	done  chan struct{}
+	store *mortal
 }
 
 // start begins the weir of a rank.
 func (w *world) start(rank int, change func(*queue.Config)) *weir {
 	w.t.Helper()
+	store := &mortal{Store: w.mem.Store()}
 	cfg := queue.Config{
-		Store: w.mem.Store(), Fleet: w.fleet, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Store: store, Fleet: w.fleet, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Share: func() (int, int) { return rank, w.count() },
 	}
 	if change != nil {
@@ -132,7 +136,7 @@ func (w *world) start(rank int, change func(*queue.Config)) *weir {
 		w.t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	v := &weir{q, w, stop, make(chan struct{})}
+	v := &weir{q, w, stop, make(chan struct{}), store}
 	go func() {
 		defer close(v.done)
 		if err := q.Run(ctx, &view{w.pods, rank}); err != nil {
@@ -377,4 +381,101 @@ func (w *world) runs(ref function.Ref) (runs []run) {
 	return runs
 }
 
-var errTest = errors.New("the test's")
+// kill ends the weir as a kill does: whatever it does from now on fails, and
+// what it had at pods is cut off.
+func (v *weir) kill() {
+	v.store.mu.Lock()
+	v.store.killed = true
+	v.store.mu.Unlock()
+	v.stop()
+}
+
+// mortal is a weir's way to the store, until the weir is killed.
+type mortal struct {
+	queue.Store
+	mu     sync.Mutex
+	killed bool
+}
+
+var errKilled = errors.New("killed")
+
+func (m *mortal) dead() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.killed {
+		return errKilled
+	}
+	return nil
+}
+
+func (m *mortal) Put(ctx context.Context, lane queue.Lane, data []byte, key string) (uint64, bool, error) {
+	if err := m.dead(); err != nil {
+		return 0, false, err
+	}
+	return m.Store.Put(ctx, lane, data, key)
+}
+
+func (m *mortal) Remove(ctx context.Context, seq uint64) error {
+	if err := m.dead(); err != nil {
+		return err
+	}
+	return m.Store.Remove(ctx, seq)
+}
+
+func (m *mortal) Fetch(ctx context.Context, lane queue.Lane, n int, wait time.Duration) ([]queue.Delivery, error) {
+	if err := m.dead(); err != nil {
+		return nil, err
+	}
+	got, err := m.Store.Fetch(ctx, lane, n, wait)
+	for i := range got {
+		got[i] = &mortalDelivery{got[i], m}
+	}
+	return got, err
+}
+
+func (m *mortal) Save(ctx context.Context, id queue.ID, data []byte, keep time.Duration) error {
+	if err := m.dead(); err != nil {
+		return err
+	}
+	return m.Store.Save(ctx, id, data, keep)
+}
+
+func (m *mortal) Bury(ctx context.Context, lane queue.Lane, id queue.ID, data []byte) error {
+	if err := m.dead(); err != nil {
+		return err
+	}
+	return m.Store.Bury(ctx, lane, id, data)
+}
+
+func (m *mortal) Unbury(ctx context.Context, id queue.ID) error {
+	if err := m.dead(); err != nil {
+		return err
+	}
+	return m.Store.Unbury(ctx, id)
+}
+
+type mortalDelivery struct {
+	queue.Delivery
+	m *mortal
+}
+
+func (d *mortalDelivery) Ack(ctx context.Context) error {
+	if err := d.m.dead(); err != nil {
+		return err
+	}
+	return d.Delivery.Ack(ctx)
+}
+
+func (d *mortalDelivery) Retry(ctx context.Context, delay time.Duration) error {
+	if err := d.m.dead(); err != nil {
+		return err
+	}
+	return d.Delivery.Retry(ctx, delay)
+}
+
+func (d *mortalDelivery) Extend() error {
+	if err := d.m.dead(); err != nil {
+		return err
+	}
+	return d.Delivery.Extend()
+}

@@ -93,11 +93,16 @@ func (f *flight) ack() bool {
 }
 
 // retry has the call delivered again. It is not this weir's any more from then
-// on, for the next delivery may be here.
+// on, for the next delivery may be here. The lease, which was extended a third
+// of it ago or less, is not outlived: then it is delivered again anyway, and
+// this would disturb who has it.
 func (f *flight) retry(delay time.Duration) (later time.Time) {
 	f.release()
-	if f.insist("handing back", func(ctx context.Context) error { return f.handle().Retry(ctx, delay) }) {
-		return time.Now().Add(delay)
+	ctx, cancel := context.WithTimeout(f.q.lasting, f.q.cfg.Store.Lease()/2)
+	defer cancel()
+	at := time.Now().Add(delay)
+	if f.insistFor(ctx, "handing back", func(ctx context.Context) error { return f.handle().Retry(ctx, delay) }) {
+		return at
 	}
 	return time.Time{}
 }
@@ -115,15 +120,19 @@ func (f *flight) cancelledElsewhere() bool {
 // insist does something with the store until it is done, or the Queue has
 // ended. Meanwhile the lease is extended.
 func (f *flight) insist(what string, do func(context.Context) error) bool {
+	return f.insistFor(f.q.lasting, what, do)
+}
+
+func (f *flight) insistFor(most context.Context, what string, do func(context.Context) error) bool {
 	for wait := minStoreWait; ; wait = min(2*wait, maxStoreWait) {
-		ctx, cancel := context.WithTimeout(f.q.lasting, storeTime)
+		ctx, cancel := context.WithTimeout(most, storeTime)
 		err := do(ctx)
 		cancel()
 		if err == nil || errors.Is(err, ErrNotFound) {
 			return true
 		}
-		if f.q.lasting.Err() != nil {
-			f.q.cfg.Log.Warn("what became of an asynchronous call is not written, and it will be done again", "call", f.id.String(), "what", what, "error", err)
+		if most.Err() != nil {
+			f.q.cfg.Log.Warn("what became of an asynchronous call is not written: it is delivered again", "call", f.id.String(), "what", what, "error", err)
 			return false
 		}
 		if wait == minStoreWait {
@@ -131,7 +140,7 @@ func (f *flight) insist(what string, do func(context.Context) error) bool {
 		}
 		select {
 		case <-time.After(wait):
-		case <-f.q.lasting.Done():
+		case <-most.Done():
 		}
 	}
 }
