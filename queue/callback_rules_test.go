@@ -220,8 +220,6 @@ const hook = "http://receiver.example/hook?k=v"
 func TestCallbackTellsTheAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSenders(t, queue.CallbackConfig{MaxBody: 10}, queuetest.Config{}, func(*http.Request, int) (*http.Response, error) { return status(202) })
-		drain, _ := begin(s.CallbackSender)
-		defer drain()
 		m := &queue.Message{Function: function.Ref{Name: "figlet", Namespace: "fn"}, CallID: "trace-1", Callback: hook, Header: http.Header{queue.HeaderDepth: {"3"}}}
 		state := &queue.Call{State: queue.Dead, Reason: "attempts\r\n", Code: 503, Attempts: 4, MaxAttempts: 4, Ended: time.Now()}
 		answer := &queue.Answer{Began: true, Status: 503, Body: []byte("a long result"), Size: 5000, Took: 1500 * time.Millisecond, Header: http.Header{
@@ -232,10 +230,12 @@ func TestCallbackTellsTheAnswer(t *testing.T) {
 			t.Errorf("before it is sent: %+v", got)
 		}
 		for range 2 { // the second one is of the same call: one callback
-			if err := s.Put(context.Background(), m, id, state, answer); err != nil {
-				t.Fatal(err)
+			if err := s.Put(context.Background(), m, id, state, answer); err != nil || s.memory.Items() != 1 {
+				t.Fatalf("%v, %d items", err, s.memory.Items())
 			}
 		}
+		drain, _ := begin(s.CallbackSender)
+		defer drain()
 		synctest.Wait()
 		if s.network.sent() != 1 {
 			t.Fatalf("sent %d times", s.network.sent())
