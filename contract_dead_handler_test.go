@@ -49,6 +49,25 @@ func (w *instance) outlast() (finish func() answer) {
 	}
 }
 
+// freeze stops the watchdog, thaw lets it go on.
+func (w *instance) freeze() {
+	w.t.Helper()
+	w.signal(syscall.SIGSTOP)
+	programtest.Eventually(w.t, "the watchdog is stopped", func() bool { return stopped(w.pid) })
+}
+
+func (w *instance) thaw() { w.t.Helper(); w.signal(syscall.SIGCONT) }
+
+// killHandler ends the handler and waits until it is gone.
+func (w *instance) killHandler() {
+	w.t.Helper()
+	handler := descendants(w.pid)
+	for _, p := range handler {
+		p.kill()
+	}
+	wantAllDead(w.t, handler)
+}
+
 // Requests that came between the handler's death and the watchdog's own end
 // got a 502 like those that the handler had begun, and nobody could know that
 // they are safe to send elsewhere.
@@ -61,12 +80,8 @@ func TestRequestsThatMeetADeadHandler(t *testing.T) {
 			parallel(t)
 			w := startMisbehaving(t, append(limits, "exec_timeout=1h", "write_timeout=1h", "read_timeout=1h")...)
 			finish := w.outlast()
-			handler := descendants(w.pid)
-			w.signal(syscall.SIGSTOP) // they come before it can know
-			for _, p := range handler {
-				p.kill()
-			}
-			wantAllDead(t, handler)
+			w.freeze() // they come before it can know
+			w.killHandler()
 			long := numbered(1 << 20)
 			var all []*caller
 			for i := range 20 {
@@ -82,7 +97,7 @@ func TestRequestsThatMeetADeadHandler(t *testing.T) {
 					all = append(all, w.call(rawChunks("/echo", id, long)))
 				}
 			}
-			w.signal(syscall.SIGCONT)
+			w.thaw()
 			for i, c := range all {
 				a, err := c.tryAnswer()
 				if err != nil {
@@ -109,9 +124,7 @@ func TestGetsThatMeetAHandlerKnownToBeDead(t *testing.T) {
 	w := startMisbehaving(t, "exec_timeout=1h", "write_timeout=1h", "read_timeout=1h")
 	finish := w.outlast()
 	get := w.call("") // connected before the port closes
-	for _, p := range descendants(w.pid) {
-		p.kill()
-	}
+	w.killHandler()
 	programtest.Eventually(t, "the listener is closed", func() bool {
 		_, err := w.status("/_/health")
 		return err != nil

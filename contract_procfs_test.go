@@ -13,6 +13,7 @@ import (
 // same number.
 type process struct {
 	pid, parent int
+	threads     int
 	state       string
 	start       string
 	command     string
@@ -40,13 +41,28 @@ func lookup(pid int) (process, bool) {
 	open, end := strings.IndexByte(string(raw), '('), strings.LastIndexByte(string(raw), ')')
 	f := strings.Fields(string(raw[end+1:]))
 	parent, _ := strconv.Atoi(f[1])
-	return process{pid: pid, parent: parent, state: f[0], start: f[19], command: string(raw[open+1 : end])}, true
+	threads, _ := strconv.Atoi(f[17])
+	return process{pid: pid, parent: parent, threads: threads, state: f[0], start: f[19], command: string(raw[open+1 : end])}, true
 }
 
-// alive is false when the process ended, was reaped, or is a zombie.
+// alive is false when the process ended, was reaped, or is a zombie. While a
+// thread besides the first is left its sockets may be open.
 func (p process) alive() bool {
 	now, ok := lookup(p.pid)
-	return ok && now.start == p.start && now.state != "Z" && now.state != "X"
+	return ok && now.start == p.start && (now.state != "Z" || now.threads > 1) && now.state != "X"
+}
+
+// stopped says whether every thread of a process is, by SIGSTOP: none finishes
+// what it is at.
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/stat", pid))
+	for _, file := range threads {
+		raw, err := os.ReadFile(file)
+		if err == nil && !strings.HasPrefix(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " T ") {
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 // kill ends this very process, never one that took its number later.

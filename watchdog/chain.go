@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,14 +44,23 @@ func (w *Watchdog) handler() (http.Handler, error) {
 	}
 	live, ready := w.health.Live(w.stuck), w.readyHandler()
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if c := connectionOf(r); c != nil {
+			c.answering.Store(true)
+		}
+		var own http.Handler
 		switch r.URL.Path {
 		case contract.HealthPath:
-			live.ServeHTTP(rw, r)
+			own = live
 		case contract.ReadyPath:
-			ready.ServeHTTP(rw, r)
+			own = ready
 		default:
 			w.observe(rw, r, admitted)
+			return
 		}
+		if w.closed.Load() { // else whoever asks on and on would hold up the end
+			rw.Header()["Connection"] = closeValue
+		}
+		own.ServeHTTP(rw, r)
 	}), nil
 }
 
@@ -241,7 +248,7 @@ func reset(w http.ResponseWriter) {
 	if err != nil {
 		return
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = conn.Close()
@@ -292,13 +299,6 @@ func (w *Watchdog) answer(err error) (status int, body string) {
 		return http.StatusServiceUnavailable, err.Error() + "\n"
 	}
 	return http.StatusInternalServerError, err.Error() + "\n"
-}
-
-// connection is a client's. It remembers that it has carried a request, so that
-// a drain can tell a kept one from a new one.
-type connection struct {
-	net.Conn
-	kept atomic.Bool
 }
 
 type connectionKey struct{}

@@ -154,7 +154,7 @@ func (w *Watchdog) refuseLine() {
 	w.endLine(errStopping)
 	ctx, cancel := context.WithTimeout(context.Background(), lineAnswers)
 	defer cancel()
-	_ = w.server.Shutdown(ctx) // returns early when nothing runs either
+	<-w.whenQuiet(ctx) // early when nothing runs either
 }
 
 // pause waits for d, or for a reason not to.
@@ -176,8 +176,13 @@ func (w *Watchdog) pause(d time.Duration, ended <-chan error) error {
 // that nobody waits for it, seldom enough that it costs nothing.
 const quietPoll = 5 * time.Millisecond
 
+// lateHeads is how long, after the last answer, a request is waited for of which
+// only a part has come.
+const lateHeads = 5 * time.Second
+
 // whenQuiet is closed when nothing is in flight or in line and no connection is
-// in the middle of a request, or when ctx ends.
+// in the middle of a request, or when ctx ends. http.Server's Shutdown will not
+// do: what it has accepted and not read when that begins is dropped.
 func (w *Watchdog) whenQuiet(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -185,24 +190,33 @@ func (w *Watchdog) whenQuiet(ctx context.Context) <-chan struct{} {
 		tick := time.NewTicker(quietPoll)
 		defer tick.Stop()
 		select {
-		case <-w.listener.finished: // else Shutdown resets who waits to be accepted
+		case <-w.listener.finished: // who waits to be accepted would not be seen
 		case <-ctx.Done():
 			return
 		}
-		for w.limiter.Running() > 0 || w.limiter.Waiting() > 0 {
+		for busy := time.Now(); ; {
+			now := time.Now()
+			if w.answering() {
+				busy = now
+			} else if now.Sub(busy) >= lateHeads || !w.connections.asking(now) {
+				if !w.answering() { // an upgrade meanwhile
+					return
+				}
+			}
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 			}
 		}
-		// Connections in the middle of a request; idle ones are closed.
-		_ = w.server.Shutdown(ctx)
-		for w.limiter.Stats().Running > 0 && ctx.Err() == nil { // upgraded ones
-			<-tick.C
-		}
 	}()
 	return done
+}
+
+// answering says whether a request is in flight, in line, or not wholly
+// answered. An upgraded connection is one in flight.
+func (w *Watchdog) answering() bool {
+	return w.limiter.Running() > 0 || w.limiter.Waiting() > 0 || w.connections.answering()
 }
 
 // dyingAnswers is what requests in flight get to be told of the handler's end.

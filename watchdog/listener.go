@@ -43,9 +43,12 @@ func (l *listener) finish() {
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	if !l.finishing.Load() {
-		conn, err := l.TCPListener.Accept()
-		if err == nil || !l.finishing.Load() {
-			return conn, err
+		conn, err := l.AcceptTCP()
+		if err == nil {
+			return accepted(conn), nil
+		}
+		if !l.finishing.Load() {
+			return nil, err
 		}
 	}
 	conn, err := l.acceptWaiting()
@@ -54,12 +57,16 @@ func (l *listener) Accept() (net.Conn, error) {
 		l.once.Do(func() { close(l.finished) })
 		return nil, net.ErrClosed
 	}
-	return conn, nil
+	return accepted(conn), nil
+}
+
+func accepted(conn *net.TCPConn) *connection {
+	return &connection{TCPConn: conn, since: time.Now()}
 }
 
 // acceptWaiting takes one connection from the kernel's queue without waiting
 // for one, which the deadline keeps net's own Accept from doing.
-func (l *listener) acceptWaiting() (net.Conn, error) {
+func (l *listener) acceptWaiting() (*net.TCPConn, error) {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -81,5 +88,9 @@ func (l *listener) acceptWaiting() (net.Conn, error) {
 	}
 	file := os.NewFile(uintptr(fd), "accepted")
 	defer file.Close()
-	return net.FileConn(file)
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
 }

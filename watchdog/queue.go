@@ -43,7 +43,7 @@ type place struct {
 func (w *Watchdog) wait(r *http.Request, arrived time.Time) (*place, error) {
 	p := &place{request: r}
 	if c := connectionOf(r); c != nil {
-		p.conn = c.Conn
+		p.conn = c
 	}
 	if !w.guards.spare() {
 		return p, limiter.ErrOver

@@ -91,6 +91,9 @@ func (w *response) Flush() { _ = w.FlushError() }
 // handler returns.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if c, ok := conn.(*connection); ok {
+		conn = c.TCPConn // which others know
+	}
 	if err == nil {
 		w.hijacked = true
 		if w.status == 0 {

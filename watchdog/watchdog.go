@@ -107,6 +107,7 @@ type Watchdog struct {
 
 	server         *http.Server
 	listener       *listener
+	connections    connections
 	metricsServer  *http.Server
 	metricsListen  *listener
 	closed         atomic.Bool // the listener takes no connection any more
@@ -196,8 +197,9 @@ func (w *Watchdog) listen() error {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          w.lines.std(),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connectionKey{}, &connection{Conn: c})
+			return context.WithValue(ctx, connectionKey{}, c)
 		},
+		ConnState: w.connections.follow,
 	}
 	w.metricsServer = w.newMetricsServer()
 	return nil
