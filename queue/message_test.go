@@ -77,6 +77,16 @@ func TestMessageKeepsEverything(t *testing.T) {
 	}
 }
 
+// A field that is new must be stored too: here it is missed.
+func TestMessagesHaveEveryField(t *testing.T) {
+	m := reflect.ValueOf(*messages()["most"])
+	for i := range m.NumField() {
+		if m.Field(i).IsZero() {
+			t.Errorf("no test stores %s", m.Type().Field(i).Name)
+		}
+	}
+}
+
 // What Decode gives away does not reach into what follows in memory.
 func TestMessageBodyIsClipped(t *testing.T) {
 	m := messages()["most"]
