@@ -281,6 +281,7 @@ func (r *messageReader) time(what string) time.Time {
 func (r *messageReader) header() http.Header {
 	names := r.count("number of header names")
 	h := make(http.Header, min(names, fewNames))
+	single := make([]string, names) // most names have one value
 	last := ""
 	for i := range names {
 		name := r.text("name of a header")
@@ -289,7 +290,10 @@ func (r *messageReader) header() http.Header {
 		}
 		last = name
 		if n := r.count("number of a header's values"); n > 0 {
-			values := make([]string, n)
+			values := single[i : i+1 : i+1]
+			if n > 1 {
+				values = make([]string, n)
+			}
 			for i := range values {
 				values[i] = r.text("value of a header")
 			}

@@ -277,7 +277,7 @@ func TestMessageAllocations(t *testing.T) {
 		t.Errorf("%g allocations to store a message", got)
 	}
 	data := m.Encode()
-	if got := testing.AllocsPerRun(100, func() { _, _ = Decode(data) }); got > 20 {
+	if got := testing.AllocsPerRun(100, func() { _, _ = Decode(data) }); got > 12 {
 		t.Errorf("%g allocations to read a message with %d header lines", got, len(m.Header))
 	}
 }
