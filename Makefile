@@ -69,9 +69,11 @@ run: build ## Start weir with three sample functions, all at zero, and print the
 	  '  for i in $$(seq 40); do curl -s "localhost:8080/function/slow?ms=2000" & done; wait' \
 	  '  curl -s localhost:8080/status-functions' \
 	  '  curl -s localhost:8080/system/function/slow' \
+	  '  curl -i -d "one two three" localhost:8080/async-function/wc' \
+	  '  curl -s localhost:8080/async-call/ID     # the ID of the line before' \
 	  '  curl -s localhost:8082/metrics | grep weir_' \
 	  'Ctrl-C drains and stops it.' ''
-	@exec env WEIR_PROVIDER=local WEIR_STACK=testdata/stack.yaml WEIR_LISTEN=127.0.0.1:8080 WEIR_METRICS_LISTEN=127.0.0.1:8082 bin/weir </dev/null
+	@exec env WEIR_PROVIDER=local WEIR_STACK=testdata/stack.yaml WEIR_DATA_DIR=bin/data WEIR_LISTEN=127.0.0.1:8080 WEIR_METRICS_LISTEN=127.0.0.1:8082 bin/weir </dev/null
 
 sim: ## Play shapes of load through the autoscaler and draw docs/SCALING.md anew
 	$(GO) run ./bench/sim docs/scaling docs/SCALING.md
