@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
-
-	"github.com/weir-run/weir/function"
 )
 
 const (
@@ -244,30 +241,10 @@ func (c *callbacks) try(abort context.Context, e *errand, state *Callback) {
 // wait is how long a callback that did not arrive is put off: as the policy has
 // it, or as the receiver asks, though never beyond the callback's age.
 func (c *callbacks) wait(state *Callback, header http.Header, now time.Time) time.Duration {
-	rules := c.cfg.Retry
-	wait := rules.MinWait
-	for n := 1; n < state.Attempts && wait < rules.MaxWait; n++ {
-		wait *= 2
+	if wait, asked := retryAfter(&c.cfg.Retry, state.Code, header, now); asked {
+		return min(wait, c.cfg.MaxAge)
 	}
-	wait = min(wait, rules.MaxWait)
-	switch rules.Jitter {
-	case function.FullJitter:
-		wait = time.Duration(c.random() * float64(wait))
-	case function.EqualJitter:
-		wait = wait/2 + time.Duration(c.random()*float64(wait/2))
-	}
-	if state.Code != http.StatusTooManyRequests && state.Code != http.StatusServiceUnavailable {
-		return wait
-	}
-	asked := header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(asked, 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(asked); err == nil {
-		wait = at.Sub(now)
-	} else {
-		return wait
-	}
-	return min(max(wait, rules.MinWait), c.cfg.MaxAge)
+	return backOff(&c.cfg.Retry, state.Attempts, c.random)
 }
 
 // again says which answers are worth another try.
