@@ -26,7 +26,7 @@ var layers = map[string]struct {
 	"provider/local":        {4, []string{"go.yaml.in/yaml", "sigs.k8s.io/yaml", "gopkg.in/yaml.v3"}},
 	"provider/memory":       {4, nil},
 	"provider/providertest": {4, nil},
-	"queue/jetstream":       {4, []string{"github.com/nats-io/"}},
+	"queue/jetstream":       {4, []string{"github.com/nats-io/", "github.com/minio/highwayhash"}},
 	"queue/queuetest":       {4, nil},
 	"watchdog":              {3, []string{"github.com/kelseyhightower/envconfig", "github.com/prometheus/client_golang/", "github.com/openfaas/faas-middleware/", "github.com/shirou/gopsutil/v3/"}},
 	"gateway":               {3, []string{"github.com/prometheus/client_golang/"}},
