@@ -50,7 +50,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	shorter := strings.NewReplacer("zero-duration: 20s", "zero-duration: 3s", "zero-duration: 1m", "zero-duration: 4s")
-	p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=testdata/stack.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t))
+	p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=testdata/stack.yaml", "WEIR_DATA_DIR=data", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t))
 	p.Write("testdata/stack.yaml", shorter.Replace(string(text)))
 	for _, name := range []string{"hello", "wc", "slow"} {
 		built := programtest.Build(t, "testdata/functions/"+name)
@@ -68,16 +68,22 @@ func TestReadme(t *testing.T) {
 		t.Errorf("running before the first call: %v", left)
 	}
 
-	want := []string{"HTTP/1.1 200 OK", "1       3      14", "2s later, from process ", `"Name":"slow"`, `"why":"`}
+	want := []string{"HTTP/1.1 200 OK", "1       3      14", "2s later, from process ", `"Name":"slow"`, `"why":"`,
+		"HTTP/1.1 202 Accepted", `"state":"`, `{"deadLetters":[]}`}
 	commands := readmeCommands(t)
 	if len(commands) != len(want) {
 		t.Fatalf("README has %q, and the test knows of %d", commands, len(want))
 	}
+	called := "/async-call/ID"
 	for i, line := range commands {
 		line, _, _ = strings.Cut(line, " # ")
+		line = strings.ReplaceAll(line, "/async-call/ID", called)
 		out, err := exec.Command("bash", "-c", strings.ReplaceAll(line, "localhost:8080", p.Addr)).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want[i]) {
 			t.Errorf("%s: %v, %q, want %q in it", line, err, out, want[i])
+		}
+		if at := regexp.MustCompile(`(?m)^Location: (/async-call/[a-z0-9-]+)\r?$`).FindSubmatch(out); at != nil {
+			called = string(at[1])
 		}
 		if n := strings.Count(string(out), want[2]); i == 2 && n != 40 {
 			t.Errorf("%d of 40 calls were answered: %q", n, out)
