@@ -86,7 +86,7 @@ func TestRequestsThatMeetADeadHandler(t *testing.T) {
 			var all []*caller
 			for i := range 20 {
 				id := fmt.Sprint("late", i)
-				switch i % 4 {
+				switch i % 7 {
 				case 0:
 					all = append(all, w.call(rawHead("POST", "/echo", id, []string{"Content-Length: 0"})))
 				case 1:
@@ -95,6 +95,12 @@ func TestRequestsThatMeetADeadHandler(t *testing.T) {
 					all = append(all, w.call(rawPost("/echo", id, long)))
 				case 3:
 					all = append(all, w.call(rawChunks("/echo", id, long)))
+				case 4:
+					all = append(all, w.call(rawGet("/status", id)))
+				case 5:
+					all = append(all, w.call(rawHead("DELETE", "/status", id, nil)))
+				case 6:
+					all = append(all, w.call(rawHead("PUT", "/echo", id, []string{"Content-Length: 5"})+"5byte"))
 				}
 			}
 			w.thaw()

@@ -107,8 +107,12 @@ func (x *exchange) serve() error {
 // connection may die under the request without the handler having seen it;
 // where the request can be repeated, it is, once, on a fresh one.
 func (x *exchange) ask() error {
+	var seen error // how the first try ended, where the handler may have seen it
 	for {
 		if err := x.connect(); err != nil {
+			if seen != nil && errors.Is(err, invoke.ErrUnreachable) {
+				return seen // that error would say that nothing was seen
+			}
 			return err
 		}
 		again, err := x.send()
@@ -118,9 +122,13 @@ func (x *exchange) ask() error {
 		if err == nil {
 			return nil
 		}
+		untaken := x.untaken(err)
 		err = x.fault(err)
 		if !again || !x.reused || !errors.Is(err, invoke.ErrBadAnswer) {
 			return err
+		}
+		if !untaken {
+			seen = err
 		}
 		x.drop()
 	}

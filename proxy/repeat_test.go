@@ -337,6 +337,44 @@ func TestSeenAndGone(t *testing.T) {
 	group.Wait()
 }
 
+// What Serve says of it is how the first try ended: that nobody was there for the
+// second would say that nothing was seen.
+func TestServeSaysWhatMayHaveBeenSeen(t *testing.T) {
+	checkLeaks(t)
+	for _, method := range []string{"GET", "DELETE"} {
+		for seen, want := range map[bool]error{false: invoke.ErrUnreachable, true: invoke.ErrBadAnswer} {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := newFront(t, mustNew(t, "http://"+l.Addr().String()))
+			f.byCall = false
+			idle(t, f.p)
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+			var group sync.WaitGroup
+			if seen {
+				group.Go(func() {
+					readRequest(bufio.NewReader(c))
+					c.Close()
+				})
+			} else {
+				c.Close()
+			}
+			if _, _, err := sendRaw(t, f, method+" / HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+				t.Error(err)
+			}
+			if err := f.outcome(t); !errors.Is(err, want) {
+				t.Errorf("%s, seen %v: %v, want %v", method, seen, err, want)
+			}
+			group.Wait()
+		}
+	}
+}
+
 // What an upstream did not take, another gets; once it was answered it is kept
 // no more.
 func TestKeptIsGivenBackAtTheAnswer(t *testing.T) {

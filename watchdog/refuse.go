@@ -14,7 +14,6 @@ import (
 	"github.com/weir-run/weir/contract"
 	"github.com/weir-run/weir/invoke"
 	"github.com/weir-run/weir/limiter"
-	"github.com/weir-run/weir/proxy"
 )
 
 // turnAway answers a request that got no slot.
@@ -85,11 +84,6 @@ const endUnknown = 250 * time.Millisecond
 // watchdog goes on saying that it is ready.
 func (w *Watchdog) missed(r *http.Request, err error) bool {
 	if !errors.Is(err, invoke.ErrUnreachable) || len(w.cfg.Command) == 0 {
-		return false
-	}
-	// A kept connection that breaks has an idempotent request dialled for once
-	// more. The handler may have begun it, and have ended of it.
-	if proxy.Idempotent(r.Method) {
 		return false
 	}
 	timer := time.NewTimer(endUnknown)
