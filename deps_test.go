@@ -21,7 +21,7 @@ var layers = map[string]struct {
 	may   []string // prefixes beside the standard library and golang.org/x/sys
 }{
 	"":                      {5, nil},
-	"cmd/weir":              {5, []string{"github.com/kelseyhightower/envconfig"}},
+	"cmd/weir":              {5, []string{"github.com/kelseyhightower/envconfig", "github.com/prometheus/client_golang/"}},
 	"provider/kube":         {4, []string{"k8s.io/"}},
 	"provider/local":        {4, []string{"go.yaml.in/yaml", "sigs.k8s.io/yaml", "gopkg.in/yaml.v3"}},
 	"provider/memory":       {4, nil},
