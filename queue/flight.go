@@ -54,10 +54,9 @@ type flight struct {
 	// done is closed when this weir has nothing to do with the call any more.
 	done chan struct{}
 
-	// saving is held while the record of a call that runs is written; over
-	// then says that it must not be any more.
-	saving sync.Mutex
-	over   bool
+	// saving has one while the record of a call that runs is not being written;
+	// who takes it for good ends that.
+	saving chan struct{}
 
 	mu        sync.Mutex
 	delivery  Delivery
@@ -213,10 +212,11 @@ func (f *flight) request(ctx context.Context, rec *record) (*http.Request, error
 // saveRunning keeps a record of a call that runs for long, so that other weirs
 // know. It learns from them, too: that it was cancelled, and the news lost.
 func (f *flight) saveRunning() {
-	f.saving.Lock()
-	defer f.saving.Unlock()
-	if f.over {
-		return
+	select {
+	case <-f.saving:
+		defer func() { f.saving <- struct{}{} }()
+	default:
+		return // it has come back
 	}
 	ctx, cancel := context.WithTimeout(f.q.hard, storeTime)
 	defer cancel()
@@ -230,17 +230,14 @@ func (f *flight) saveRunning() {
 }
 
 // stopSaving returns when no record of a running call can be written any more.
-func (f *flight) stopSaving() {
-	f.saving.Lock()
-	f.over = true
-	f.saving.Unlock()
-}
+func (f *flight) stopSaving() { <-f.saving }
 
 // take makes a flight of what the store delivered, and enters it. It is nil
 // where it is here already; then the newer delivery is the one that counts.
 func (q *Queue) take(d Delivery) (f *flight, r ruling) {
 	it := d.Item()
-	f = &flight{q: q, lane: it.Lane, taken: time.Now(), delivery: d, done: make(chan struct{})}
+	f = &flight{q: q, lane: it.Lane, taken: time.Now(), delivery: d, done: make(chan struct{}), saving: make(chan struct{}, 1)}
+	f.saving <- struct{}{}
 	m, err := Decode(it.Data)
 	if err == nil {
 		err = sane(m, it)

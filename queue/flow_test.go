@@ -44,7 +44,7 @@ func TestShortCallsKeepPodsBusy(t *testing.T) {
 	for name, limit := range map[string]int{"one": 1, "five": 5, "forty": 40} {
 		t.Run(name, func(t *testing.T) {
 			in(t, queuetest.Config{}, func(w *world) {
-				w.latency = 2 * time.Millisecond
+				w.slow(2 * time.Millisecond)
 				f := w.function(fn, limit, nil)
 				f.answer = takes(10 * time.Millisecond)
 				v := w.start(0, nil)

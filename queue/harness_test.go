@@ -42,10 +42,10 @@ func in(t *testing.T, cfg queuetest.Config, body func(w *world)) {
 		w := &world{t: t, weirs: 1, fleet: fleet.New(fleet.Config{Log: slog.New(slog.DiscardHandler)})}
 		cfg.Fault = func(method string, lane queue.Lane) error {
 			w.mu.Lock()
-			fault := w.fault
+			fault, latency := w.fault, w.latency
 			w.mu.Unlock()
-			if w.latency > 0 {
-				time.Sleep(w.latency)
+			if latency > 0 {
+				time.Sleep(latency)
 			}
 			if fault != nil {
 				return fault(method, lane)
@@ -70,6 +70,13 @@ func in(t *testing.T, cfg queuetest.Config, body func(w *world)) {
 		}()
 		body(w)
 	})
+}
+
+// slow has each method of the store take a time.
+func (w *world) slow(latency time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.latency = latency
 }
 
 // fails has a method of the store fail n times, from now on; n < 0 is always.
