@@ -25,6 +25,8 @@ type async struct {
 	queue atomic.Pointer[queue.Queue]
 	// why is what stands in the way of a queue.
 	why atomic.Pointer[error]
+	// between stands between the queue and its store, where a test wants that.
+	between func(queue.Store) queue.Store
 	// opened is closed when there is a queue; ended when its Run has returned.
 	opened, ended chan struct{}
 }
@@ -59,7 +61,11 @@ func (a *async) Run(ctx context.Context, pods queue.Pods) error {
 			a.w.log.Error("the store of asynchronous calls was not closed well", "error", err)
 		}
 	}()
-	q, err := queue.New(a.w.queueConfig(store))
+	kept := queue.Store(store)
+	if a.between != nil {
+		kept = a.between(kept)
+	}
+	q, err := queue.New(a.w.queueConfig(kept))
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,10 @@ var version, commit = "dev", "unknown" // set at link time
 // keepCommand makes this program the parent of the local provider's replicas.
 const keepCommand = "keep"
 
-func main() {
+func main() { begin(func(*weir) {}) }
+
+// begin is main; change is done to weir before it runs.
+func begin(change func(*weir)) {
 	if len(os.Args) == 3 && os.Args[1] == keepCommand {
 		os.Exit(local.Keep(os.Args[2]))
 	}
@@ -34,14 +37,14 @@ func main() {
 		fmt.Printf("Version: %s\tSHA: %s\n", version, commit)
 		return
 	}
-	if err := run(); err != nil {
+	if err := run(change); err != nil {
 		fmt.Fprintf(os.Stderr, "weir %s: %v\n", version, err)
 		os.Exit(1)
 	}
 }
 
 // run owns the signals: the first TERM or INT drains, the second ends at once.
-func run() error {
+func run(change func(*weir)) error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("argument %q: weir takes its settings from the environment, see docs/CONFIG-WEIR.md", flag.Arg(0))
 	}
@@ -62,6 +65,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	change(w)
 	if err := w.Listen(); err != nil {
 		return err
 	}
@@ -74,12 +78,12 @@ func run() error {
 			w.reload()
 		}
 	}()
-	drain, begin := context.WithCancel(context.Background())
+	drain, finish := context.WithCancel(context.Background())
 	hurry, now := context.WithCancel(context.Background())
 	go func() {
 		s := <-signals
 		log.Info("told to stop: a second signal ends at once", "signal", s.String())
-		begin()
+		finish()
 		<-signals
 		now()
 	}()

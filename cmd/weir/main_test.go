@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	weir "github.com/weir-run/weir/cmd/weir"
 	"github.com/weir-run/weir/test/programtest"
 )
 
@@ -20,6 +21,10 @@ const handlerMark = "WEIR_TEST_HANDLER"
 func TestMain(m *testing.M) {
 	if os.Getenv(handlerMark) != "" {
 		handle()
+	}
+	if os.Getenv(strikeMark) != "" {
+		weir.Main(between)
+		os.Exit(0)
 	}
 	os.Exit(programtest.Run(m))
 }
@@ -59,6 +64,11 @@ var client = &http.Client{
 
 // do sends a request; headers are "Name: value".
 func (p *program) do(method, path string, body io.Reader, headers ...string) (answer, error) {
+	return p.doBy(client, method, path, body, headers...)
+}
+
+// doBy is do by another client.
+func (p *program) doBy(client *http.Client, method, path string, body io.Reader, headers ...string) (answer, error) {
 	r, err := http.NewRequestWithContext(context.Background(), method, p.URL+path, body)
 	if err != nil {
 		return answer{}, err

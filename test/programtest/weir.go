@@ -20,6 +20,8 @@ type Weir struct {
 	// Dir is its working folder: everything that it and its replicas have is
 	// below.
 	Dir string
+	// Binary is the program, the built weir where it is empty.
+	Binary string
 	// Args are for its command line, Env is all of its environment.
 	Args, Env []string
 	// Addr is where the API listens; URL has no last slash, MetricsURL is the
@@ -69,7 +71,11 @@ func (w *Weir) Write(name, text string) {
 // stop, and must leave nothing behind.
 func (w *Weir) Launch() *Weir {
 	w.t.Helper()
-	cmd := exec.Command(BuildWeir(w.t), w.Args...)
+	binary := w.Binary
+	if binary == "" {
+		binary = BuildWeir(w.t)
+	}
+	cmd := exec.Command(binary, w.Args...)
 	cmd.Dir, cmd.Env = w.Dir, w.Env
 	w.Program = Start(w.t, cmd)
 	program := w.Program
