@@ -23,6 +23,9 @@ const (
 	// has no place: one that is there again is noticed in this time.
 	maxPutOff = 5 * time.Minute
 	minPutOff = 100 * time.Millisecond
+	// leastTook is what a callback takes at a receiver of which nothing is
+	// known yet.
+	leastTook = time.Millisecond
 )
 
 // callbackLine says which callback runs, which waits at hand, and which goes
@@ -68,9 +71,9 @@ func (e *errand) settle() {
 
 // atReceiver is there while one of its callbacks runs.
 type atReceiver struct {
-	running int
+	running map[*errand]time.Time // since when
 	waiting []*errand
-	// took is the mean time of a callback, next when the place would be free
+	// took is the mean time of a callback, next when there would be a place
 	// for the next that is put off.
 	took time.Duration
 	next time.Time
@@ -100,10 +103,10 @@ func (l *callbackLine) place(e *errand, now time.Time, random float64) (begin bo
 	defer l.mu.Unlock()
 	at := l.receivers[e.to.key]
 	if at == nil {
-		at = &atReceiver{}
+		at = &atReceiver{running: map[*errand]time.Time{}}
 		l.receivers[e.to.key] = at
 	}
-	if at.running >= callbacksAtReceiver {
+	if len(at.running) >= callbacksAtReceiver {
 		if len(at.waiting) >= callbacksWaiting || l.bytes >= callbackBytes {
 			return false, at.later(now, random)
 		}
@@ -111,17 +114,20 @@ func (l *callbackLine) place(e *errand, now time.Time, random float64) (begin bo
 		l.hold(e)
 		return false, 0
 	}
-	at.running++
+	at.running[e] = now
 	l.running++
 	l.hold(e)
 	return true, 0
 }
 
 // later spreads those that are put off over the time that those before them
-// will take.
+// will take: as long as others took, or as those that run have taken already.
 func (a *atReceiver) later(now time.Time, random float64) time.Duration {
-	took := max(a.took, minPutOff)
-	if soonest := now.Add(took); a.next.Before(soonest) {
+	took := max(a.took, leastTook)
+	for _, since := range a.running {
+		took = max(took, now.Sub(since))
+	}
+	if soonest := now.Add(max(took, minPutOff)); a.next.Before(soonest) {
 		a.next = soonest
 	}
 	a.next = a.next.Add(took / callbacksAtReceiver)
@@ -133,17 +139,19 @@ func (a *atReceiver) later(now time.Time, random float64) time.Duration {
 }
 
 // end gives back the place of e and says which callback takes it, if one does.
-func (l *callbackLine) end(e *errand, took time.Duration) (next *errand) {
+func (l *callbackLine) end(e *errand, now time.Time) (next *errand) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drop(e)
 	at := l.receivers[e.to.key]
-	at.took += (took - at.took) / 4
+	at.took += (now.Sub(at.running[e]) - at.took) / 4
+	delete(at.running, e)
 	if len(at.waiting) > 0 {
 		next, at.waiting = at.waiting[0], at.waiting[1:]
+		at.running[next] = now
 	} else {
 		l.running--
-		if at.running--; at.running == 0 {
+		if len(at.running) == 0 {
 			delete(l.receivers, e.to.key)
 		}
 	}

@@ -281,7 +281,7 @@ func TestCallbackConnectionsAreUsedAgain(t *testing.T) {
 		_, _ = io.WriteString(w, "thank you")
 	})
 	s := overNetwork(t, queue.CallbackConfig{})
-	for i := range byte(100) {
+	for i := range 100 {
 		s.outcome(s.give(i, server.URL))
 	}
 	mu.Lock()

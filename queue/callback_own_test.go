@@ -123,7 +123,7 @@ func TestCallbacksDoNotLoop(t *testing.T) {
 		calls := 0
 		for m.Callback != "" && calls < 100 {
 			calls++
-			id = callID(byte(calls))
+			id = callID(calls)
 			answer := &queue.Answer{Status: 200, Header: http.Header{"X-Callback-Url": {self}, http.CanonicalHeaderKey(queue.HeaderDepth): {"0"}}}
 			if err := s.Put(context.Background(), m, id, &queue.Call{State: queue.Succeeded, Code: 200, Ended: time.Now()}, answer); err != nil {
 				t.Fatal(err)
@@ -151,7 +151,7 @@ func TestCallbackOfACallbackIsChecked(t *testing.T) {
 		defer drain()
 		answer := &queue.Answer{Status: 200, Header: http.Header{"X-Callback-Url": {"http://169.254.169.254/"}}}
 		for i, path := range []string{"/async-function/sink", "/function/sink"} {
-			id := callID(byte(i))
+			id := callID(i)
 			m := &queue.Message{Function: function.Ref{Name: "f", Namespace: "fn"}, Callback: "http://weir.apps:8080" + path}
 			if err := s.Put(context.Background(), m, id, &queue.Call{State: queue.Succeeded, Code: 200, Ended: time.Now()}, answer); err != nil {
 				t.Fatal(err)

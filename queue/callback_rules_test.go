@@ -191,10 +191,12 @@ func (w *words) String() string {
 	return w.all.String()
 }
 
-func callID(n byte) queue.ID { return queue.ID{Nonce: queue.Nonce{n, 1: 9}, Seq: uint64(n) + 1} }
+func callID(n int) queue.ID {
+	return queue.ID{Nonce: queue.Nonce{byte(n), byte(n >> 8), 9}, Seq: uint64(n) + 1}
+}
 
 // give puts the callback of an ended call.
-func (s *senders) give(n byte, url string) queue.ID {
+func (s *senders) give(n int, url string) queue.ID {
 	s.t.Helper()
 	id := callID(n)
 	m := &queue.Message{Function: function.Ref{Name: "figlet", Namespace: "fn"}, CallID: fmt.Sprintf("trace-%d", n), Callback: url}
@@ -486,13 +488,13 @@ func TestDeadReceiverHoldsUpNobody(t *testing.T) {
 			return status(200)
 		})
 		for i := range 200 {
-			s.give(byte(i), fmt.Sprintf("http://dead-%d.example/", i%3))
+			s.give(i, fmt.Sprintf("http://dead-%d.example/", i%3))
 		}
 		s.network.start = time.Now()
 		_, kill := begin(s.CallbackSender)
 		defer kill()
 		for i := range 40 {
-			s.give(byte(200+i), "http://well.example/")
+			s.give(200+i, "http://well.example/")
 		}
 		time.Sleep(2 * time.Second) // 40 × 100 ms in 8 places are half a second
 		if n := s.network.at("well.example"); n != 40 {
@@ -510,11 +512,42 @@ func TestDeadReceiverHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// Hundreds for a receiver that is dead cost the store little, and when it is
+// back they arrive.
+func TestDeadReceiverCostsLittle(t *testing.T) {
+	const many, hours = 300, 1
+	synctest.Test(t, func(t *testing.T) {
+		var handedBack atomic.Int64
+		s := newSenders(t, queue.CallbackConfig{}, queuetest.Config{Fault: func(method string, _ queue.Lane) error {
+			if method == "Retry" {
+				handedBack.Add(1)
+			}
+			return nil
+		}}, func(r *http.Request, _ int) (*http.Response, error) { return never(r) })
+		for i := range many {
+			s.give(i, hook)
+		}
+		drain, _ := begin(s.CallbackSender)
+		defer drain()
+		time.Sleep(hours * time.Hour)
+		// Put off for two and a half minutes at least, a few rounds at the
+		// beginning aside.
+		if n := handedBack.Load(); n > many*(hours*24+6) {
+			t.Errorf("%d were handed back %d times in an hour", many, n)
+		}
+		s.network.answerWith(200)
+		time.Sleep(20 * time.Minute)
+		if n := s.memory.Items(); n > 0 {
+			t.Errorf("%d have not arrived", n)
+		}
+	})
+}
+
 func TestCallbacksAtOnceAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSenders(t, queue.CallbackConfig{}, queuetest.Config{}, func(r *http.Request, _ int) (*http.Response, error) { return never(r) })
 		for i := range 250 {
-			s.give(byte(i), fmt.Sprintf("http://dead-%d.example/", i/4))
+			s.give(i, fmt.Sprintf("http://dead-%d.example/", i/4))
 		}
 		_, kill := begin(s.CallbackSender)
 		time.Sleep(29 * time.Second)
@@ -535,7 +568,7 @@ func TestCallbacksOfOneReceiverAllArrive(t *testing.T) {
 		drain, _ := begin(s.CallbackSender)
 		defer drain()
 		for i := range 250 {
-			s.give(byte(i), hook)
+			s.give(i, hook)
 		}
 		for s.memory.Items() > 0 && time.Since(s.network.start) < time.Minute {
 			time.Sleep(10 * time.Millisecond)
@@ -559,7 +592,7 @@ func TestCallbackIsSentOnceWhileItLasts(t *testing.T) {
 		other, _ := begin(s.another())
 		defer other()
 		for i := range 20 { // some of them wait at hand for their turn
-			s.give(byte(i), hook)
+			s.give(i, hook)
 		}
 		time.Sleep(3 * time.Hour)
 		if s.network.sent() != 20 || s.memory.Items() != 0 {
@@ -576,7 +609,7 @@ func TestCallbacksDrain(t *testing.T) {
 		})
 		drain, _ := begin(s.CallbackSender)
 		for i := range 12 { // eight run, four wait at hand
-			s.give(byte(i), hook)
+			s.give(i, hook)
 		}
 		time.Sleep(time.Second)
 		go func() {

@@ -117,10 +117,9 @@ func (c *callbacks) take(ctx, abort context.Context, d Delivery, workers *sync.W
 func (c *callbacks) work(abort context.Context, e *errand) {
 	for e != nil {
 		c.metrics.inflight.Inc()
-		start := time.Now()
 		c.deliver(abort, e)
 		c.metrics.inflight.Dec()
-		e = c.line.end(e, time.Since(start))
+		e = c.line.end(e, time.Now())
 	}
 }
 
