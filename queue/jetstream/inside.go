@@ -60,8 +60,13 @@ func startInside(ctx context.Context, cfg Config) (*inside, error) {
 	mark := filepath.Join(cfg.Dir, marker)
 	if _, err := os.Stat(mark); err == nil {
 		in.killed = true
-	} else if err := os.WriteFile(mark, nil, 0o600); err != nil {
+	}
+	cut, err := checkBlocks(cfg.Dir, in.killed)
+	if err != nil {
 		return nil, err
+	}
+	if len(cut) > 0 {
+		cfg.Log.Warn("weir was killed while it wrote; what it had not acknowledged is dropped", "files", cut)
 	}
 	in.options = server.Options{
 		ServerName: cfg.Name, DontListen: true, NoSigs: true, NoLog: true,
@@ -71,6 +76,9 @@ func startInside(ctx context.Context, cfg Config) (*inside, error) {
 		// A client that is slow to read is this process: it is not cut off.
 		MaxPending: 1 << 32, WriteDeadline: time.Minute,
 		Username: cfg.User, Password: cfg.Password, Authorization: cfg.Token,
+	}
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return nil, err
 	}
 	if cfg.Listen != "" {
 		if err := in.listenAt(cfg.Listen); err != nil {

@@ -143,6 +143,7 @@ type Store struct {
 	queue, records, letters, meta jetstream.Stream
 
 	lanes  lanes
+	warm   warm
 	heard  chan []byte
 	denied atomic.Pointer[string] // what a server last refused this user
 
@@ -189,6 +190,8 @@ func (s *Store) open(ctx context.Context) error {
 		if s.server.killed {
 			s.server.doubtful = s.queue.CachedInfo().State.LastSeq
 		}
+		there := s.queue.CachedInfo().State
+		s.warm.measure(there.Msgs, there.Bytes)
 		if err := s.readyAgain(ctx); err != nil {
 			return fmt.Errorf("make ready what an earlier weir was given: %w", err)
 		}

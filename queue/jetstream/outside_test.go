@@ -62,7 +62,7 @@ func startOutside(t testing.TB, more string) *outside {
 	t.Helper()
 	dir, client := t.TempDir(), port(t)
 	o := &outside{t: t, config: filepath.Join(dir, "nats.conf"), url: fmt.Sprintf("nats://127.0.0.1:%d", client)}
-	text := fmt.Sprintf("listen: 127.0.0.1:%d\nserver_name: n%d\njetstream { store_dir: %q, max_file_store: 100GB }\n%s\n", client, client, dir, more)
+	text := fmt.Sprintf("listen: 127.0.0.1:%d\nserver_name: n%d\njetstream { store_dir: %q, max_file_store: 1TB }\n%s\n", client, client, dir, more)
 	if strings.Contains(more, "no jetstream") {
 		text = fmt.Sprintf("listen: 127.0.0.1:%d\n", client)
 	}

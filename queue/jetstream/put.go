@@ -100,8 +100,16 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // Get is what was put at a place and has not been acknowledged or removed.
 func (s *Store) Get(ctx context.Context, seq uint64) (queue.Item, error) {
+	if seq == 0 {
+		return queue.Item{}, fmt.Errorf("item 0: %w", queue.ErrNotFound)
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	if s.server != nil {
+		if err := s.warm.enter(ctx, seq); err != nil {
+			return queue.Item{}, err
+		}
+	}
 	msg, err := s.queue.GetMsg(ctx, seq)
 	if err != nil {
 		return queue.Item{}, told(fmt.Sprintf("item %d", seq), err)

@@ -120,6 +120,9 @@ func (s *Store) explained(what string, err error) error {
 	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
+		if s.server != nil {
+			return fmt.Errorf("%s in %s cannot be used (%s): %w: put the folder back from a backup, or move it away to begin with an empty queue", what, s.cfg.Dir, s.server.log.said(), err)
+		}
 		switch api.ErrorCode {
 		case codeReplicas:
 			return fmt.Errorf("%s: the NATS server is no cluster, and cannot keep %d replicas: ask for 1, or give the URLs of a cluster", what, s.cfg.Replicas)
