@@ -6,13 +6,13 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weir-run/weir/test/programtest"
 )
 
 // orphaned stops a fwatchdog and kills its handler, so that requests come to
@@ -20,7 +20,6 @@ import (
 // called, at most for the two seconds that a watchdog has for last answers.
 type orphaned struct {
 	*process
-	t      *testing.T
 	finish func()
 }
 
@@ -39,55 +38,21 @@ func orphan(t *testing.T, p *process) *orphaned {
 	if line, err := bufio.NewReader(slow).ReadString('\n'); !strings.Contains(line, " 100 ") {
 		t.Fatalf("a slow client was told %q, %v", line, err)
 	}
-	o := &orphaned{p, t, func() { _, _ = io.WriteString(slow, "hello") }}
-	handler := o.child()
-	o.signal(syscall.SIGSTOP)
-	if err := syscall.Kill(handler, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
+	o := &orphaned{p, func() { _, _ = io.WriteString(slow, "hello") }}
+	o.Signal(syscall.SIGSTOP)
+	programtest.Eventually(t, "the watchdog is stopped", func() bool { return programtest.Stopped(p.Pid()) })
+	handlers := programtest.Descendants(p.Pid())
+	if len(handlers) == 0 {
+		t.Fatal("the watchdog has no handler")
 	}
-	for end := time.Now().Add(patience); !died(handler); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the handler does not die")
-		}
+	for _, handler := range handlers {
+		handler.Kill()
+		programtest.Eventually(t, "the handler is dead", handler.Gone)
 	}
 	return o
 }
 
-func (o *orphaned) wake() { o.signal(syscall.SIGCONT) }
-
-func (o *orphaned) signal(s syscall.Signal) {
-	if err := o.Process.Signal(s); err != nil {
-		o.t.Fatal(err)
-	}
-}
-
-// child is the process that the watchdog started.
-func (o *orphaned) child() int {
-	o.t.Helper()
-	all, _ := os.ReadDir("/proc")
-	for _, entry := range all {
-		pid, err := strconv.Atoi(entry.Name())
-		if fields := stat(pid); err == nil && len(fields) > 1 && fields[1] == strconv.Itoa(o.Process.Pid) {
-			return pid
-		}
-	}
-	o.t.Fatal("the watchdog has no child")
-	return 0
-}
-
-// stat are the fields of /proc/PID/stat behind the name: state, parent, ….
-func stat(pid int) []string {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, _ := strings.Cut(string(text), ") ")
-	return strings.Fields(rest)
-}
-
-// died says whether no thread of a process is left but the one that waits to
-// be reaped: until then its sockets may be open.
-func died(pid int) bool {
-	fields := stat(pid)
-	return len(fields) > 17 && fields[0] == "Z" && fields[17] == "1"
-}
+func (o *orphaned) wake() { o.Signal(syscall.SIGCONT) }
 
 // posts sends n of them at once; each answer is told to each.
 func (w *world) posts(n int, each func(answer)) *sync.WaitGroup {

@@ -53,11 +53,15 @@ type Program struct {
 	Ended <-chan struct{}
 
 	t testing.TB
+	// left are what it had started when it was killed; they have a group of
+	// their own, and would stay for good.
+	left []Process
 }
 
 // Start starts a command in a process group of its own, unless it has a session
-// of its own. When the test ends the group is killed, and where the test failed
-// the log is shown.
+// of its own. When the test ends it is killed with its group and all that it had
+// started then, or when the test killed it; where the test failed the log is
+// shown.
 func Start(t testing.TB, cmd *exec.Cmd) *Program {
 	t.Helper()
 	ended := make(chan struct{})
@@ -84,8 +88,12 @@ func Start(t testing.TB, cmd *exec.Cmd) *Program {
 	}()
 	t.Cleanup(func() {
 		if !p.Over() {
+			p.remember()
 			_ = syscall.Kill(-p.Pid(), syscall.SIGKILL)
 			p.Wait()
+		}
+		for _, process := range p.left {
+			process.Kill()
 		}
 		if said := p.Log.String(); t.Failed() && said != "" {
 			t.Logf("%s (process %d) said:\n%s", filepath.Base(cmd.Path), p.Pid(), Clip(said))
@@ -100,16 +108,30 @@ func (p *Program) Pid() int { return p.Process.Pid }
 // Signal sends it one.
 func (p *Program) Signal(sig syscall.Signal) {
 	p.t.Helper()
+	if sig == syscall.SIGKILL {
+		p.remember()
+	}
 	if err := p.Process.Signal(sig); err != nil {
 		p.t.Fatalf("signal %v to %s: %v", sig, filepath.Base(p.Path), err)
 	}
 }
 
-// Kill ends it, and it alone, as kill -9 does. It may have ended before.
+// Kill ends it, and it alone, as kill -9 does, until the test ends. It may have
+// ended before.
 func (p *Program) Kill() {
 	p.t.Helper()
+	p.remember()
 	_ = p.Process.Kill()
 	p.Wait()
+}
+
+// remember notes what it has started, and keeps it from starting more: it is
+// about to be killed.
+func (p *Program) remember() {
+	if p.Over() || syscall.Kill(p.Pid(), syscall.SIGSTOP) != nil {
+		return
+	}
+	p.left = append(p.left, Descendants(p.Pid())...)
 }
 
 // Over says whether it has ended.

@@ -81,6 +81,31 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
+// TestNothingIsLeft: a handler has a group of its own, so that it outlives a
+// fwatchdog that is killed.
+func TestNothingIsLeft(t *testing.T) {
+	for name, kill := range map[string]func(*programtest.Watchdog){
+		"at the end": func(*programtest.Watchdog) {},
+		"before":     func(w *programtest.Watchdog) { w.Kill() },
+		"by signal":  func(w *programtest.Watchdog) { w.Signal(syscall.SIGKILL); w.Wait() },
+	} {
+		var handlers []programtest.Process
+		t.Run(name, func(t *testing.T) {
+			port := strconv.Itoa(programtest.FreePort(t))
+			w := programtest.StartWatchdog(t, "mode=http", "upstream_url=http://127.0.0.1:"+port,
+				"fprocess="+programtest.Build(t, "testdata/functions/hello"), "PORT="+port).Ready()
+			handlers = programtest.Descendants(w.Pid())
+			kill(w)
+			if len(handlers) == 0 || handlers[0].Gone() {
+				t.Errorf("the handler does not outlive its watchdog: %v", handlers)
+			}
+		})
+		for _, p := range handlers {
+			programtest.Eventually(t, name+": the handler is gone", p.Gone)
+		}
+	}
+}
+
 // TestWeirAgain: a weir that is killed is started again on its folder, and
 // nothing of either is left.
 func TestWeirAgain(t *testing.T) {
