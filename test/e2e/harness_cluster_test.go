@@ -43,6 +43,7 @@ type cluster struct {
 	client *http.Client
 
 	namespaces []string // to remove
+	volumes    []string
 	shared     *release
 }
 
@@ -189,13 +190,19 @@ func (c *cluster) apply(t *testing.T, namespace, manifest string) {
 // helm runs it, and it must do it.
 func (c *cluster) helm(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(c.helmBin, append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
-	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+c.home, "HELM_CONFIG_HOME="+c.home, "HELM_DATA_HOME="+c.home)
-	out, err := cmd.CombinedOutput()
+	out, err := c.tryHelm(args...)
 	if err != nil {
 		t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return out
+}
+
+// tryHelm runs it.
+func (c *cluster) tryHelm(args ...string) (string, error) {
+	cmd := exec.Command(c.helmBin, append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+c.home, "HELM_CONFIG_HOME="+c.home, "HELM_DATA_HOME="+c.home)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // fault breaks something of the node: what `cluster fault` takes.
@@ -226,6 +233,11 @@ func (c *cluster) namespace(t *testing.T, prefix string) string {
 func (c *cluster) remove() {
 	for _, name := range c.namespaces {
 		if _, err := c.kubectl("", "delete", "namespace", name, "--wait=false", "--ignore-not-found"); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+		}
+	}
+	for _, name := range c.volumes {
+		if _, err := c.kubectl("", "delete", "persistentvolume", name, "--wait=false", "--ignore-not-found"); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 		}
 	}

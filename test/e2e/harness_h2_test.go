@@ -36,7 +36,7 @@ var hardenedRelease *release
 // known waits until every weir knows a function, which was not made by deploy.
 func (r *release) known(t *testing.T, name string) *function {
 	t.Helper()
-	for _, w := range r.weirs(t, 2) {
+	for _, w := range r.weirs(t, r.count()) {
 		eventually(t, name+" is known to "+w.name, func() error {
 			_, err := w.status(name)
 			return err
@@ -101,7 +101,7 @@ var (
 	scaledEvent  = regexp.MustCompile(`^(\d+) to (\d+) replicas \((\S+)\): (.*)$`)
 	wokenLine    = regexp.MustCompile(`msg=woken function=(\S+) replicas=(\d+) `)
 	wokenEvent   = regexp.MustCompile(`asked for (\d+) replicas$`)
-	whyOfNumbers = regexp.MustCompile(`^(\S+) (.+) \(mean of 1m0s (\S+), of 6s (\S+)\), (\S+) to each replica: (\d+) of (\d+) to (\d+), (\d+) started(, in panic)?$`)
+	whyOfNumbers = regexp.MustCompile(`^(\S+) (.+) \(mean of 1m0s (\S+), of 6s (\S+)\), (\S+) to each replica: (\d+) of (\d+) to (\d+), (\d+) started(, in panic)?(?:, \d+ async messages ready to run)?$`)
 )
 
 // fromGateway is the reason of a change that a gateway made for its first

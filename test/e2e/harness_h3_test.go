@@ -24,20 +24,18 @@ import (
 const killGrace = 10 * time.Second
 
 // faulty is one release for all who break things.
-var faulty struct {
-	release *release
-	logs    *logKeeper
-}
+var faulty *release
 
 func faultyRelease(t *testing.T) *release {
 	t.Helper()
 	c := needNode(t)
-	if faulty.release == nil {
+	if faulty == nil {
 		r := &release{c: c, namespace: c.namespace(t, "faults")}
-		faulty.release, faulty.logs = r, keepLogs(c, r.namespace)
+		r.kept = keepLogs(c, r.namespace)
 		r.helm(t, "install")
+		faulty = r
 	}
-	r := faulty.release
+	r := faulty
 	r.weirs(t, 2)
 	r.explainAll(t)
 	return r
@@ -46,9 +44,9 @@ func faultyRelease(t *testing.T) *release {
 // explainAll is explainFailure for weirs that are killed: what they said is
 // read from the node.
 func (r *release) explainAll(t *testing.T) {
-	from := faulty.logs.sizes()
+	from := r.kept.sizes()
 	t.Cleanup(func() {
-		logs := faulty.logs.since(from)
+		logs := r.kept.since(from)
 		for name, text := range logs {
 			for line := range strings.Lines(text) {
 				if low := strings.ToLower(line); strings.Contains(low, "conflict") || strings.Contains(low, "panic") && !strings.Contains(low, "in panic") {
@@ -62,7 +60,7 @@ func (r *release) explainAll(t *testing.T) {
 		for name, text := range logs {
 			r.c.keep(t, name, text)
 		}
-		for _, what := range []string{"pods", "events", "deployments", "leases"} {
+		for _, what := range []string{"pods", "events", "deployments", "statefulsets", "leases"} {
 			if text, err := r.c.kubectl("", "-n", r.namespace, "get", what, "-o", "yaml"); err == nil {
 				r.c.keep(t, what+".yaml", text)
 			}

@@ -18,7 +18,17 @@ const password = "e2e-password"
 type release struct {
 	c         *cluster
 	namespace string
+	one       bool           // it has one weir, not two
 	used      map[string]int // names of functions, and how often
+	kept      *logKeeper     // logs of one whose weirs are killed
+}
+
+// count is how many weirs the release has.
+func (r *release) count() int {
+	if r.one {
+		return 1
+	}
+	return 2
 }
 
 // A weir is one pod of a release.
@@ -163,7 +173,7 @@ func (r *release) explainFailure(t *testing.T) {
 			return
 		}
 		r.c.keep(t, "weir.log", logs)
-		for _, what := range []string{"pods", "events", "deployments", "leases"} {
+		for _, what := range []string{"pods", "events", "deployments", "statefulsets", "leases"} {
 			text, err := r.c.kubectl("", "-n", r.namespace, "get", what, "-o", "yaml")
 			if err == nil {
 				r.c.keep(t, what+".yaml", text)
@@ -212,7 +222,7 @@ func (r *release) deploy(t *testing.T, f fn) *function {
 			t.Log(err)
 		}
 	})
-	for _, w := range r.weirs(t, 2) {
+	for _, w := range r.weirs(t, r.count()) {
 		eventually(t, f.Name+" is known to "+w.name, func() error {
 			_, err := w.status(f.Name)
 			return err
@@ -333,7 +343,7 @@ func (f *function) asleep(t *testing.T) {
 		}
 		return nil
 	})
-	for _, w := range f.r.weirs(t, 2) {
+	for _, w := range f.r.weirs(t, f.r.count()) {
 		eventually(t, w.name+" knows that "+f.name+" sleeps", func() error {
 			s, err := w.status(f.name)
 			if err == nil && (s.NumberReady != 0 || s.NumberRequested != 0) {
@@ -347,7 +357,7 @@ func (f *function) asleep(t *testing.T) {
 // up waits until n pods of it serve, in the eyes of every weir.
 func (f *function) up(t *testing.T, n int) {
 	t.Helper()
-	for _, w := range f.r.weirs(t, 2) {
+	for _, w := range f.r.weirs(t, f.r.count()) {
 		eventually(t, fmt.Sprintf("%s sees %d pods of %s", w.name, n, f.name), func() error {
 			s, err := w.status(f.name)
 			if err == nil && (s.NumberReady != n || s.NumberRequested != n) {

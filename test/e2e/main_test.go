@@ -177,10 +177,10 @@ func (n *node) provide() error {
 	}
 	begin := time.Now()
 	file := func(name string) string { return filepath.Join(out, name) + "=/" + name }
-	if err := errors.Join(build(out, "fwatchdog", "."), build(out, "weir", "./cmd/weir")); err != nil {
+	if err := errors.Join(build(out, "fwatchdog", "."), build(out, "weir", "./cmd/weir"), build(out, "nats-server", "github.com/nats-io/nats-server/v2")); err != nil {
 		return err
 	}
-	if err := n.image("weir", "-user", "65532", file("weir")); err != nil {
+	if err := errors.Join(n.image("weir", "-user", "65532", file("weir")), n.image("nats", "-user", "12000", file("nats-server"))); err != nil {
 		return err
 	}
 	for _, f := range folders {

@@ -5,6 +5,8 @@
 //	POST /            gives the body back
 //	?ms=N             takes that long first
 //	?status=N         answers with that status
+//	?tell=URL         POSTs to URL/begin first and to URL/end last, and answers
+//	                  with the status of whichever did not say 200
 //	POST /alloc?mb=N  takes that much memory, and keeps it
 //	GET /sse?n=N      N events, one each ms
 //	Upgrade: websocket, or any other: gives back every byte, until it is closed
@@ -113,10 +115,17 @@ func answer(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	status, listener := number(r, "status"), r.FormValue("tell")
+	if listener != "" {
+		status = tell(listener + "/begin")
+	}
 	if !pause(r, number(r, "ms")) {
 		return
 	}
-	if status := number(r, "status"); status >= 200 && status <= 599 {
+	if listener != "" && status == http.StatusOK {
+		status = tell(listener + "/end")
+	}
+	if status >= 200 && status <= 599 {
 		w.WriteHeader(status)
 	}
 	if body == nil {
