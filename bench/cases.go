@@ -30,6 +30,10 @@ var cases = []struct {
 	{"gateway latency", gatewayLatency},
 	{"gateway holds", gatewayHolds},
 	{"gateway wake", gatewayWake},
+	{"async enqueue", asyncEnqueue},
+	{"async enqueue, written through", asyncWritten},
+	{"async drain", asyncDrain},
+	{"async queued", asyncQueued},
 }
 
 // Names of the systems, as the tables show them.

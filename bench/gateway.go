@@ -27,7 +27,7 @@ const (
 // needsWeir says whether one of the cases that are to be run does.
 func (s settings) needsWeir() bool {
 	for _, c := range cases {
-		if strings.HasPrefix(c.name, gatewayCases) && strings.Contains(c.name, s.only) {
+		if (strings.HasPrefix(c.name, gatewayCases) || strings.HasPrefix(c.name, asyncCases)) && strings.Contains(c.name, s.only) {
 			return true
 		}
 	}

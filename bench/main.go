@@ -6,6 +6,7 @@
 //	go run ./bench                          beside bare net/http programs
 //	go run ./bench -peer path/to/of-watchdog   and beside of-watchdog
 //	go run ./bench -only gateway               weir alone
+//	go run ./bench -only async                 its asynchronous calls alone
 //	go run ./bench -sweep docs/backpressure    the curves of docs/BACKPRESSURE.md
 //
 // It prints a Markdown table and exits 1 when a bound is missed.
@@ -36,7 +37,7 @@ type settings struct {
 	only            string
 	sweepTo         string
 	time            time.Duration
-	rounds          int
+	rounds, queued  int
 	quiet           bool
 	// self is this program, for roles; dir is a folder for the run.
 	self, dir string
@@ -61,6 +62,7 @@ func main() {
 	flag.StringVar(&s.only, "only", "", "run only the cases whose name contains this")
 	flag.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one turn of one system")
 	flag.IntVar(&s.rounds, "rounds", 11, "turns of each system in a case")
+	flag.IntVar(&s.queued, "queued", queuedCalls, "how many calls the case of queued ones has")
 	flag.BoolVar(&s.quiet, "quiet", false, "send the watchdogs' logs to /dev/null instead of a pipe")
 	flag.StringVar(&s.sweepTo, "sweep", "", "measure nothing but the curves of docs/BACKPRESSURE.md, into this folder")
 	flag.Parse()

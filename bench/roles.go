@@ -31,6 +31,7 @@ var roles = map[string]func(addr string, args []string) error{
 	"asker":        asker,
 	"late":         late,
 	"burst":        burstRole,
+	"worker":       worker,
 }
 
 // fixedAnswers is the handler behind every proxy: one thread, epoll, one fixed
