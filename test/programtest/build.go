@@ -58,7 +58,8 @@ func Run(m *testing.M) int {
 }
 
 // Build is the path of the program of a package, which is named from the root
-// of the module, "." being fwatchdog's. It is built once for the same flags,
+// of the module, "." being fwatchdog's, or in full where it is another module's.
+// It is built once for the same flags,
 // without cgo unless it is to look for races, and lies in a folder of its own.
 func Build(t testing.TB, pkg string, flags ...string) string {
 	t.Helper()
@@ -101,7 +102,9 @@ func build(path, pkg string, flags []string) error {
 	if !slices.Contains(flags, "-race") {
 		args, cgo = append(args, "-trimpath"), "CGO_ENABLED=0"
 	} // else trimmed paths would have it compile anew what the test was built of
-	pkg = strings.TrimSuffix(module+"/"+pkg, "/.")
+	if !strings.HasPrefix(pkg, "github.com/") {
+		pkg = strings.TrimSuffix(module+"/"+pkg, "/.")
+	}
 	cmd := exec.Command("go", slices.Concat(args, flags, []string{"-o", path, pkg})...)
 	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
