@@ -59,6 +59,15 @@ func (s *scripted) Submit(_ context.Context, m *queue.Message, key string) (queu
 	return firstID, s.duplicate, s.err
 }
 
+// all are the messages since the last time.
+func (s *scripted) all() []*queue.Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.messages
+	s.messages, s.keys = nil, nil
+	return all
+}
+
 // kept is the only message since the last time.
 func (s *scripted) kept(t *testing.T) *queue.Message {
 	t.Helper()

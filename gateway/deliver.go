@@ -31,7 +31,7 @@ const (
 func (g *Gateway) Deliver(e *fleet.Entry, r *http.Request, limit int64) queue.Answer {
 	k := &keeper{limit: limit, header: http.Header{}}
 	c := g.newCall(k, r, e, r.RequestURI)
-	c.claim.own = true
+	c.claim.own, c.claim.counted = true, func() { queue.Placed(r.Context()) }
 	c.try.MaxBody = 0 // it was bounded when it was taken
 	if at := r.Header.Get(headerStartTime); at != "" {
 		c.startTime = at

@@ -193,11 +193,15 @@ func (p *place) turnOf(gateways int) int {
 		return 0
 	}
 	if t := &p.turn; !t.known {
-		h := fnv.New32a()
-		_, _ = h.Write([]byte(p.pod.About().UID))
-		t.known, t.hash = true, h.Sum32()
+		t.known, t.hash = true, hashOf(p.pod.About().UID)
 	}
 	return int(p.turn.hash % uint32(gateways))
+}
+
+func hashOf(uid string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(uid))
+	return h.Sum32()
 }
 
 // others says whether all that the function's pods can run is other gateways'

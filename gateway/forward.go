@@ -93,7 +93,8 @@ func (c *call) serve() {
 // slow client holds up nobody.
 func (c *call) admit() error {
 	l := c.lane
-	bodiless := c.r.ContentLength == 0 || c.r.Body == nil || c.r.Body == http.NoBody
+	// That of an asynchronous call is in memory.
+	bodiless := c.claim.own || c.r.ContentLength == 0 || c.r.Body == nil || c.r.Body == http.NoBody
 	err := l.enter(&c.claim, bodiless)
 	if l.takesCompany(c.entry, c.start) {
 		c.g.accompany(l, c.entry, c.start)

@@ -176,6 +176,7 @@ func (l *lane) queue(c *claim) bool {
 	}
 	c.waits, c.err = true, nil
 	first := l.lineOf(c).insert(c)
+	c.counts()
 	switch {
 	case !l.watching:
 		l.watching = true
@@ -262,6 +263,7 @@ func (l *lane) give(c *claim, p *place, now time.Time) {
 	c.place, c.pod, c.to, c.err = p, p.pod, p.to, nil
 	p.take(now)
 	l.running.add(1, now)
+	c.counts()
 }
 
 // giveBack takes the pod's place from the claim, learns from how it ended, and

@@ -20,8 +20,10 @@ type claim struct {
 	err   error
 	// woken: it came while no pod had started.
 	woken bool
-	// own: it takes only a place of this gateway's own share. Set before enter.
-	own bool
+	// own: it takes only a place of this gateway's own share. counted is told
+	// once Room counts it, with a pod or in line. Both are set before enter.
+	own     bool
+	counted func()
 
 	// held: it counts as one that waits for a pod; waits: it is in line.
 	held, waits bool
@@ -82,6 +84,13 @@ func (q *line) remove(c *claim) {
 	}
 	c.prev, c.next = nil, nil
 	q.n--
+}
+
+// counts says that Room counts the claim. The caller holds the lane's lock.
+func (c *claim) counts() {
+	if c.counted != nil {
+		c.counted()
+	}
 }
 
 // lineOf is the line in which the claim stands.

@@ -744,7 +744,12 @@ type lanesWorld struct {
 	limit int
 	mu    sync.Mutex
 	with  map[string]int
+	own   map[string]int // of these, in places of the gateway's own share
 	ended int
+	// others were told that all places are other gateways'.
+	others int
+	// told is what Room said last.
+	told int
 }
 
 func (w *lanesWorld) call(r *rand.Rand) {
@@ -756,11 +761,18 @@ func (w *lanesWorld) call(r *rand.Rand) {
 	}
 	defer cancel()
 	c := &caller{l: w.l}
+	c.own = r.IntN(2) == 0
 	err := c.get(ctx)
 	for try := 0; err == nil; try++ {
 		name := c.pod.About().UID
 		w.mu.Lock()
 		w.with[name]++
+		if c.own {
+			w.own[name]++
+			if share := w.share(c.place); w.own[name] > share {
+				w.t.Errorf("pod %s has %d in the gateway's own %d places", name, w.own[name], share)
+			}
+		}
 		if w.with[name] > w.limit {
 			w.t.Errorf("pod %s has %d, and takes %d", name, w.with[name], w.limit)
 		}
@@ -773,6 +785,9 @@ func (w *lanesWorld) call(r *rand.Rand) {
 		pod := c.pod
 		w.mu.Lock()
 		w.with[name]--
+		if c.own {
+			w.own[name]--
+		}
 		w.mu.Unlock()
 		c.done(how)
 		if how == took {
@@ -787,6 +802,49 @@ func (w *lanesWorld) call(r *rand.Rand) {
 	}
 	w.mu.Lock()
 	w.ended++
+	var own *refusal
+	if errors.As(err, &own) && own.reason == "share" {
+		w.others++
+	}
+	w.mu.Unlock()
+}
+
+// share is what of the pod is the gateway's own.
+func (w *lanesWorld) share(p *place) int {
+	rank, gateways := w.l.g.cfg.Share()
+	return exactShare(w.limit, gateways, rank+p.turnOf(gateways))
+}
+
+// ask asks for room as a queue does.
+func (w *lanesWorld) ask() {
+	for {
+		room, _, changed := w.l.g.Room(w.l.entry.Load())
+		w.mu.Lock()
+		w.told = room
+		w.mu.Unlock()
+		select {
+		case <-changed:
+		case <-w.t.Context().Done():
+			return
+		}
+	}
+}
+
+// roomy checks that who asked for room knows of all that there is: a pod that
+// refused has more bit by bit.
+func (w *lanesWorld) roomy() {
+	w.t.Helper()
+	w.l.mu.Lock()
+	defer w.l.mu.Unlock()
+	for _, p := range w.l.places.all {
+		if p.bounded {
+			return
+		}
+	}
+	now, _ := w.l.capacity(w.l.entry.Load(), time.Now())
+	if w.mu.Lock(); now.room > w.told {
+		w.t.Errorf("there is room for %d, and who asked was told %d", now.room, w.told)
+	}
 	w.mu.Unlock()
 }
 
@@ -820,10 +878,13 @@ func TestLaneAtRandom(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const calls = 400
 				r := rand.New(rand.NewPCG(seed, 4))
-				g, f, _ := setup(t, nil)
+				gateways := 1 + r.IntN(3)
+				rank := r.IntN(gateways)
+				g, f, _ := setup(t, func(c *Config) { c.Share = func() (int, int) { return rank, gateways } })
 				fn := describe("a", 3, 3)
-				w := &lanesWorld{t: t, f: f, fn: fn, limit: 1 + r.IntN(6), with: map[string]int{}}
+				w := &lanesWorld{t: t, f: f, fn: fn, limit: 1 + r.IntN(6), with: map[string]int{}, own: map[string]int{}}
 				w.l = g.lane(put(f, fn, started(w.limit, 0)))
+				go w.ask()
 				for range calls {
 					go w.call(rand.New(rand.NewPCG(r.Uint64(), 1)))
 				}
@@ -832,11 +893,15 @@ func TestLaneAtRandom(t *testing.T) {
 					w.change(r, i)
 					synctest.Wait()
 					settled(t, w.l)
+					w.roomy()
 				}
 				time.Sleep(10 * time.Minute)
 				synctest.Wait()
 				if w.ended != calls {
 					t.Errorf("%d of %d calls ended", w.ended, calls)
+				}
+				if w.others > 0 && w.limit >= gateways {
+					t.Errorf("%d were told that no place is this gateway's", w.others)
 				}
 				empty(t, w.l)
 			})
