@@ -59,8 +59,9 @@ type Config struct {
 	// MaxData is the most bytes of one item, 0 is 1 KiB less than 8 MiB. Servers elsewhere have
 	// their own bound (max_payload).
 	MaxData int
-	// MaxBytes bounds all queued items together, 0 is 16 GiB; MaxLane how many
-	// items one lane may have, 0 is 1,000,000.
+	// MaxBytes bounds all queued items together, 0 is 16 GiB, or 4 GiB on
+	// servers elsewhere, which set it aside at once; MaxLane how many items one
+	// lane may have, 0 is 1,000,000.
 	MaxBytes, MaxLane int64
 	// RecordBytes and MaxRecords bound the records: the oldest give way. 0 is
 	// 1 GiB and 1,000,000.
@@ -79,6 +80,7 @@ const (
 	defaultName    = "weir"
 	defaultMaxData = 8<<20 - head // beyond 8 MiB NATS warns
 	defaultBytes   = 16 << 30
+	defaultOutside = 4 << 30
 	defaultLane    = 1_000_000
 	defaultKept    = 1 << 30
 	defaultRecords = 1_000_000
@@ -116,6 +118,9 @@ func (c *Config) complete() error {
 	}
 	setDefault(&c.Replicas, 1)
 	setDefault(&c.MaxData, defaultMaxData)
+	if c.URL != "" {
+		setDefault(&c.MaxBytes, defaultOutside)
+	}
 	setDefault(&c.MaxBytes, defaultBytes)
 	setDefault(&c.MaxLane, defaultLane)
 	setDefault(&c.RecordBytes, defaultKept)
