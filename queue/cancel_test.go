@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,6 +147,82 @@ func TestCancelWithoutNews(t *testing.T) {
 			}
 		})
 		all[rank].want(id, queue.Failed, 0, "cancelled")
+	})
+}
+
+// What is on its way from the store when it is cancelled is not begun.
+func TestCancelOnTheWay(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.function(fn, 1, nil)
+		w.lost = func(method string, _ queue.Lane) error {
+			if method == "Fetch" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		}
+		v := w.start(0, nil)
+		id := v.submit(fn, nil)
+		time.Sleep(50 * time.Millisecond)
+		v.cancel(id)
+		time.Sleep(time.Minute)
+		if n := len(w.runs(fn)); n != 0 {
+			t.Errorf("it ran %d times", n)
+		}
+		v.want(id, queue.Failed, 0, "cancelled")
+	})
+}
+
+// Without news, what another weir has cancelled is not tried again.
+func TestCancelledIsNotRetried(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.weirs = 2
+		w.function(fn, 2, func(s *function.Spec) { s.AsyncConcurrency = 1 }).answer = func(r *http.Request) queue.Answer {
+			takes(500 * time.Millisecond)(r)
+			return queue.Answer{Status: 500}
+		}
+		all := []*weir{w.start(0, nil), w.start(1, nil)}
+		id := all[0].submit(fn, nil)
+		time.Sleep(10 * time.Millisecond)
+		w.fails("Tell", "", -1)
+		all[1-w.runs(fn)[0].rank].cancel(id)
+		time.Sleep(time.Minute)
+		all[0].want(id, queue.Failed, 0, "cancelled")
+		if n := len(w.runs(fn)); n != 1 {
+			t.Errorf("it ran %d times", n)
+		}
+	})
+}
+
+// Without news, what waits at one weir and is cancelled by another is not begun.
+func TestCancelledIsNotBegunElsewhere(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.weirs = 2
+		w.function(fn, 2, func(s *function.Spec) { s.AsyncConcurrency = 1 }).answer = func(r *http.Request) queue.Answer {
+			if r.RequestURI == "/long" {
+				return takes(700 * time.Millisecond)(r)
+			}
+			return takes(10 * time.Millisecond)(r)
+		}
+		all := []*weir{w.start(0, nil), w.start(1, nil)}
+		submit := func(path string) queue.ID {
+			return all[0].submit(fn, func(m *queue.Message) { m.Path = path })
+		}
+		for range 20 {
+			submit("/")
+		}
+		submit("/long")
+		id := submit("/")
+		w.until("the long one runs", time.Second, func() bool { return len(w.runs(fn)) == 21 })
+		time.Sleep(100 * time.Millisecond)
+		if b, _ := w.mem.Store().Backlogs(ctx); b[queue.LaneOf(fn)].Delivered != 2 {
+			t.Fatalf("the backlog is %+v: the call does not wait here", b)
+		}
+		w.fails("Tell", "", -1)
+		all[1-w.runs(fn)[0].rank].cancel(id)
+		time.Sleep(time.Minute)
+		if n := len(w.runs(fn)); n != 21 {
+			t.Errorf("it was begun: %d runs", n)
+		}
 	})
 }
 

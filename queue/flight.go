@@ -45,12 +45,15 @@ type flight struct {
 	placed atomic.Int64
 	// counted: the gateway has said that it counts it.
 	counted atomic.Bool
-	// waited: it did not go to a pod at once. It is the line's.
+	// line brings it to a pod; nil where it is not to run. waited: it did not
+	// go there at once. Both are written before it does.
+	line   *line
 	waited bool
-	// began, refused and took are of this delivery, written before the line is
-	// told that it came back.
+	// began, refused (for the first time), took, and, if refused, the delay
+	// until the next are of this delivery, written before the line is told that
+	// it came back.
 	began, refused bool
-	took           time.Duration
+	took, delay    time.Duration
 	// done is closed when this weir has nothing to do with the call any more.
 	done chan struct{}
 
@@ -136,7 +139,8 @@ func (f *flight) work(e *fleet.Entry) ruling {
 	f.mu.Unlock()
 	f.q.counts.delivered(f.m.Function, a.Refused)
 	r := f.rule(e, a, ctx.Err(), cancelled)
-	f.refused = !a.Began && r.act == putOff && f.q.hard.Err() == nil
+	f.refused = !a.Began && r.act == putOff && f.q.hard.Err() == nil && r.rec.Refusals == 1
+	f.delay = r.delay
 	return r
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -324,6 +325,7 @@ func TestDrainThatIsCutShort(t *testing.T) {
 }
 
 func TestDeliveredAsSent(t *testing.T) {
+	lower := strings.ToLower("X-As-Sent")
 	in(t, queuetest.Config{}, func(w *world) {
 		f := w.function(fn, 1, nil)
 		got := make(chan *http.Request, 1)
@@ -335,7 +337,7 @@ func TestDeliveredAsSent(t *testing.T) {
 		accepted := time.Now()
 		id := v.submit(fn, func(m *queue.Message) {
 			m.Method, m.Path, m.Host, m.Body = "PURGE", "/a%2Fb//?x=1;2", "example.org:81", []byte("body\x00")
-			m.Header = http.Header{"X-B": {"2", "1"}, "Traceparent": {"00-1"}, "lower": {"kept"}, "X-Retry": {"9"}, "X-Call-Id": {"forged"}}
+			m.Header = http.Header{"X-B": {"2", "1"}, "Traceparent": {"00-1"}, lower: {"kept"}, "X-Retry": {"9"}, "X-Call-Id": {"forged"}}
 			m.CallID = "trace-7"
 		})
 		r := <-got
@@ -349,7 +351,7 @@ func TestDeliveredAsSent(t *testing.T) {
 				t.Errorf("%s is %q, expected %q", name, got, want)
 			}
 		}
-		if r.Header["lower"] == nil || len(r.Header["X-B"]) != 2 {
+		if r.Header[lower] == nil || len(r.Header["X-B"]) != 2 {
 			t.Errorf("the header is %v", r.Header)
 		}
 		if want := r.Header.Get("X-Start-Time"); want != "946684800000000000" {

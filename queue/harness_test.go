@@ -173,7 +173,7 @@ func (v *weir) submit(ref function.Ref, change func(*queue.Message)) queue.ID {
 	}
 	id, duplicate, err := v.Submit(context.Background(), m, "")
 	if err != nil || duplicate {
-		v.w.t.Fatalf("Submit: %v, duplicate %v", err, duplicate)
+		v.w.t.Errorf("Submit: %v, duplicate %v", err, duplicate)
 	}
 	return id
 }
@@ -206,6 +206,7 @@ type fake struct {
 	waits   map[int]int
 	at      map[string]int
 	held    int
+	tries   int
 	most    int // at once
 	runs    []run
 	changed chan struct{}
@@ -279,6 +280,7 @@ func (v *view) Deliver(e *fleet.Entry, r *http.Request, limit int64) queue.Answe
 	id := r.Header.Get("X-Call-Id")
 	v.mu.Lock()
 	f := v.fakes[ref]
+	f.tries++
 	f.held++
 	f.waits[v.rank]++
 	queue.Placed(r.Context())

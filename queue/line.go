@@ -42,6 +42,9 @@ type line struct {
 	// heldHere is len(held), for others to read.
 	heldHere atomic.Int64
 	inflight atomic.Int64
+	// refusals is pauses, for calls that are refused: each waits for as long as
+	// all do.
+	refusals atomic.Int64
 
 	fetched  chan fetched
 	returned chan *flight
@@ -211,6 +214,7 @@ func (l *line) begin(e *fleet.Entry, now time.Time) {
 // launch runs a call to its end.
 func (l *line) launch(e *fleet.Entry, f *flight) {
 	l.running[f] = struct{}{}
+	f.line = l
 	l.q.work.Go(func() {
 		r := f.work(e)
 		l.returned <- f
@@ -240,12 +244,16 @@ func (l *line) back(f *flight) {
 		l.learn(f.took)
 		l.lastBegan, l.pauses = now, 0
 	case !f.refused || l.lastBegan.After(time.Unix(0, f.placed.Load())):
-		// It was not delivered, or it is about this call only, for others were
-		// begun meanwhile.
+		// It was not delivered, or it is about this call only: others were begun
+		// meanwhile, or it was refused before. Those that were come first from
+		// the store; if they counted, a few would hold up all.
 	case !l.until.After(now):
-		l.pauses++
-		l.until = now.Add(refusalWait(l.pauses, l.q.random))
+		// The first may be about the call still.
+		if l.pauses++; l.pauses > 1 {
+			l.until = now.Add(f.delay)
+		}
 	}
+	l.refusals.Store(int64(l.pauses))
 }
 
 // wrote is called when nothing is to be written of a call any more; later is

@@ -172,7 +172,7 @@ func TestRefusalIsNoAttempt(t *testing.T) {
 		id := v.submit(fn, nil)
 		time.Sleep(time.Minute)
 		call := v.want(id, queue.Queued, 0, "the provider is away")
-		if wait := call.Next.Sub(time.Now()); wait <= 0 || wait > 30*time.Second {
+		if wait := time.Until(call.Next); wait <= 0 || wait > 30*time.Second {
 			t.Errorf("the next delivery is in %v", wait)
 		}
 		w.pods.change(fn, func(f *fake) { f.refuse = "" })
@@ -180,6 +180,52 @@ func TestRefusalIsNoAttempt(t *testing.T) {
 		v.want(id, queue.Succeeded, 1, "")
 		if at := w.times(fn, start); len(at) != 1 {
 			t.Errorf("it ran at %v", at)
+		}
+	})
+}
+
+// A function that refuses everything is not asked for each of its calls.
+func TestRefusingFunctionIsLeftAlone(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		f := w.function(fn, 0, nil)
+		f.refuse = "forbidden"
+		v := w.start(0, nil)
+		for range 1000 {
+			v.submit(fn, nil)
+		}
+		time.Sleep(5 * time.Minute)
+		var tries int
+		w.pods.read(fn, func(f *fake) { tries = f.tries })
+		// Few new ones, each of them twice a minute.
+		if tries > 200 {
+			t.Errorf("it was asked %d times in five minutes", tries)
+		}
+		w.pods.change(fn, func(f *fake) { f.refuse, f.started, f.limit = "", 1, 10 })
+		w.until("all have run", 3*time.Minute, func() bool { return w.mem.Items() == 0 })
+	})
+}
+
+// One call that is refused holds up no other.
+func TestRefusedCallDoesNotHoldUpOthers(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.function(fn, 2, nil).answer = func(r *http.Request) queue.Answer {
+			a := takes(10 * time.Millisecond)(r)
+			if r.RequestURI == "/bad" {
+				a = queue.Answer{Status: 431, Reason: "header"}
+			}
+			return a
+		}
+		v := w.start(0, nil)
+		for i := range 1000 {
+			v.submit(fn, func(m *queue.Message) {
+				if i%100 == 50 {
+					m.Path = "/bad"
+				}
+			})
+		}
+		took := w.until("the others have run", 20*time.Second, func() bool { return w.mem.Items() == 10 })
+		if took > 5700*time.Millisecond {
+			t.Errorf("the others took %v", took)
 		}
 	})
 }

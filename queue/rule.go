@@ -89,7 +89,7 @@ func (f *flight) rule(e *fleet.Entry, a Answer, cut error, cancelled bool) rulin
 			return ruling{act: putOff, rec: &rec}
 		}
 	}
-	r := judge(&rec, a, e.Function().Spec.Retry, moment{now, f.expiry(), f.q.random})
+	r := judge(&rec, a, e.Function().Spec.Retry, moment{now, f.expiry(), f.q.random, int(f.line.refusals.Load())})
 	if cancelled && r.act == putOff {
 		f.setRecord(r.rec)
 		return f.cancelledRuling()
@@ -106,10 +106,11 @@ func waiting(rec *record) State {
 }
 
 // moment is when a call is judged, and until when it may wait. random is in
-// [0,1).
+// [0,1). refusals is how many of the function's calls were refused in a row.
 type moment struct {
 	now, expiry time.Time
 	random      func() float64
+	refusals    int
 }
 
 // judge says what becomes of a call by the answer to it. rec is changed.
@@ -119,7 +120,7 @@ func judge(rec *record, a Answer, rules function.Retry, at moment) ruling {
 		rec.Refusals++
 		rec.Reason = short(refusalOf(a))
 		// At its expiry it is looked at once more, and buried.
-		delay := min(refusalWait(rec.Refusals, at.random), max(0, at.expiry.Sub(at.now)))
+		delay := min(refusalWait(max(rec.Refusals, at.refusals), at.random), max(0, at.expiry.Sub(at.now)))
 		rec.Next = at.now.Add(delay)
 		return ruling{act: putOff, delay: delay, rec: rec}
 	}
