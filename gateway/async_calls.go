@@ -13,11 +13,13 @@ import (
 )
 
 // submitted is the route of asynchronous calls. SlimFaas's clients cancel there,
-// too: a DELETE of a call's ID, unless a function is called that.
+// too, if they may: a DELETE of a call's ID, unless a function is called that.
 func submitted(a *api, w http.ResponseWriter, q *request) {
 	if q.Method == http.MethodDelete && !strings.HasPrefix(q.rest, "/") && a.g.cfg.Async != nil {
 		if id, err := queue.ParseID(q.name); err == nil && !a.names(q) {
-			a.cancel(w, q, id)
+			if a.guard.admit(w, q.Request) {
+				a.cancel(w, q, id)
+			}
 			return
 		}
 	}
@@ -47,18 +49,15 @@ func queued(answer func(*api, http.ResponseWriter, *request, queue.ID)) func(*ap
 
 const noQueue = "this weir has no queue for asynchronous calls (WEIR_DATA_DIR or WEIR_NATS_URL)"
 
-// asyncCall says what is known of a call, or ends it.
+// asyncCall says what is known of a call.
 func (a *api) asyncCall(w http.ResponseWriter, q *request, id queue.ID) {
-	if q.Method == http.MethodDelete {
-		a.cancel(w, q, id)
-		return
-	}
 	ctx, cancel := context.WithTimeout(q.Context(), asyncTime)
 	defer cancel()
 	call, err := a.g.cfg.Async.Call(ctx, id)
 	a.tell(w, call, err)
 }
 
+// cancel ends a call.
 func (a *api) cancel(w http.ResponseWriter, q *request, id queue.ID) {
 	ctx, cancel := context.WithTimeout(q.Context(), asyncTime)
 	defer cancel()

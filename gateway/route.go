@@ -42,13 +42,14 @@ var (
 var routes = []route{
 	{"/function/", nil, true, true, called((*api).call)},
 	{"/async-function/", nil, true, true, submitted},
-	{"/async-call/", []string{http.MethodGet, http.MethodDelete}, true, false, queued((*api).asyncCall)},
+	{"/async-call/", gets, true, false, queued((*api).asyncCall)},
 	{"/wake-function/", []string{http.MethodGet, http.MethodPost}, true, false, named((*api).wake)},
 	{"/status-function/", gets, true, false, named((*api).status)},
 	{"/status-functions", gets, true, false, (*api).statuses},
 	{"/status-functions-stream", gets, true, false, (*api).stream},
 	{"/healthz", gets, true, false, (*api).healthz},
 
+	{"/async-call/", []string{http.MethodDelete}, false, false, queued((*api).cancel)},
 	{"/system/functions", gets, false, false, (*api).list},
 	{"/system/functions", writes, false, false, deploys},
 	{"/system/function/", gets, false, false, named((*api).describe)},
