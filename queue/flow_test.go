@@ -49,7 +49,7 @@ func TestShortCallsKeepPodsBusy(t *testing.T) {
 				f := w.function(fn, limit, nil)
 				f.answer = takes(10 * time.Millisecond)
 				v := w.start(0, nil)
-				n := 200 * limit
+				n := min(200*limit, 3000)
 				for range n {
 					go v.submit(fn, nil)
 				}
