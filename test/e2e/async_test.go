@@ -22,7 +22,7 @@ func TestAsyncCallsEachOnce(t *testing.T) {
 		highest = 20
 	)
 	f := r.deploy(t, fn{
-		Name: "patient", Env: map[string]string{"max_inflight": fmt.Sprint(room)}, Memory: "64Mi",
+		Name: "patient", Env: map[string]string{"max_inflight": fmt.Sprint(room)},
 		Labels: map[string]string{"faas_function": "patient",
 			"com.openfaas.scale.type": "capacity", "com.openfaas.scale.target": fmt.Sprint(target),
 			"com.openfaas.scale.min": "1", "com.openfaas.scale.max": fmt.Sprint(highest), "com.openfaas.scale.zero": "true"},
@@ -50,8 +50,11 @@ func TestAsyncCallsEachOnce(t *testing.T) {
 	}
 	name := fmt.Sprintf(`function_name="%s.%s"`, f.name, r.namespace)
 	deliveries, refused := w.metric(t, "weir_async_deliveries_total", name), w.metric(t, "weir_async_refused_total", name)
-	if deliveries < calls || refused*100 >= deliveries {
-		t.Errorf("%v of %v deliveries were refused by a pod, want fewer than 1 %%", refused, deliveries)
+	// A pod that has just begun does not know yet how much memory a call takes,
+	// and lets few in for a second or two: that is no overload.
+	full := w.metric(t, "weir_pod_refusals_total", name) - w.metric(t, "weir_pod_refusals_total", name, `reason="memory"`)
+	if deliveries < calls || full*100 >= deliveries {
+		t.Errorf("%v of %v deliveries were refused by a pod that was full, want fewer than 1 %%", full, deliveries)
 	}
 	if n := w.metric(t, "gateway_function_invocation_total", name, `code="5`); n != 0 {
 		t.Errorf("%v deliveries were answered with a 5xx", n)
@@ -63,7 +66,7 @@ func TestAsyncCallsEachOnce(t *testing.T) {
 	what := fmt.Sprintf("%d async calls of 1 s from zero, max_inflight %d, target %d, max %d", calls, room, target, highest)
 	measured.add(what+": all of them 200", fmt.Sprintf("once each in %.1f s, sent in %s; the pods as they started can do it in %.1f s, all pods at once in %.1f s",
 		last.Sub(load.from).Seconds(), ms(load.to.Sub(load.from)), samples.ideal(load.from, calls, room).Seconds(), float64(calls)/highest/room), "")
-	measured.add(what+": refused by a pod", fmt.Sprintf("%v of %v deliveries", refused, deliveries), "< 1 %")
+	measured.add(what+": refused by a full pod", fmt.Sprintf("%v of %v deliveries; refused at first in all, with those by pods that were new and learning what memory a call takes, %v", full, deliveries, refused), "< 1 %")
 	measured.add(what+": replicas asked for (pods started)", samples.String(), "")
 }
 
@@ -179,7 +182,7 @@ func twice(n, times int) int {
 
 func someLong(n int) int {
 	if n%longOf == 1 {
-		return 5_000
+		return 3_000
 	}
 	return 300
 }
@@ -188,7 +191,7 @@ func asyncSurvive(t *testing.T, r *release, how string) {
 	const pods = 2
 	f := r.deploy(t, retrying("crash", pods))
 	f.up(t, pods)
-	load := (&flood{f: f, ledger: openLedger(t, r.c, twice), urls: []string{r.service(t, "weir")}, clients: 6, ms: someLong, pause: 150 * time.Millisecond}).start()
+	load := (&flood{f: f, ledger: openLedger(t, r.c, twice), urls: []string{r.service(t, "weir")}, clients: 4, ms: someLong, pause: 200 * time.Millisecond}).start()
 	w := r.weirs(t, 1)[0]
 	var at map[string]int
 	eventually(t, "calls wait, run, and are to be tried again", func() (err error) {
@@ -211,7 +214,7 @@ func asyncSurvive(t *testing.T, r *release, how string) {
 	}
 	load.more(t, 1)
 	away := time.Since(begin)
-	load.more(t, 20)
+	load.more(t, 10)
 	r.weirs(t, 1)
 	load.stop(t)
 	outcome, repeated := load.settled(t)
@@ -307,7 +310,7 @@ func TestOneWeirKeepsCalls(t *testing.T) {
 		"store.embedded=true,replicas=2":                      "set replicas to 1, or store.embedded to false and store.nats.url to a NATS server",
 		"store.embedded=true,store.nats.url=nats://nats:4222": "set one of them",
 	} {
-		if out, err := c.tryHelm("template", "weir", root+"/chart", "--set", values); err == nil || !strings.Contains(out, remedy) {
+		if out, err := c.tryHelm("template", "weir", root+"/chart", "--kube-version", "1.35", "--set", values); err == nil || !strings.Contains(out, remedy) {
 			t.Errorf("helm template --set %s: %v, %q, want a refusal with the remedy %q", values, err, out, remedy)
 		}
 	}
