@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -255,16 +256,18 @@ func TestAsyncCallsOverNATS(t *testing.T) {
 	f.up(t, pods)
 	load := (&flood{f: f, ledger: openLedger(t, c, twice), urls: urls(weirs), clients: 8, calls: calls, ms: someLong}).start()
 	load.more(t, calls/2)
-	killed := weirs[0]
-	c.podKill(t, r.namespace, killed.name)
+	for _, w := range weirs {
+		eventually(t, w.name+" delivers calls", func() error {
+			if w.metric(t, "weir_async_deliveries_total", f.name+"."+r.namespace) == 0 {
+				return errors.New("none")
+			}
+			return nil
+		})
+	}
+	c.podKill(t, r.namespace, weirs[0].name)
 	load.wait(t)
 	r.weirs(t, 2)
 	outcome, repeated := load.settled(t)
-	for _, w := range weirs {
-		if n := w.metric(t, "weir_async_deliveries_total", f.name+"."+r.namespace); n == 0 {
-			t.Errorf("%s has delivered nothing", w.name)
-		}
-	}
 	var last time.Time
 	for _, a := range outcome {
 		if a.Ended.After(last) {
