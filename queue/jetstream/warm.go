@@ -14,9 +14,9 @@ const (
 	// this process's memory for blockKept.
 	blockBytes = 8 << 20
 	blockKept  = 12 * time.Second
-	// maxWarm is how many such reads may be in memory at once: up to 8 of them
-	// and their neighbours are 128 MiB, and a queue of 64 MiB has no more.
-	maxWarm = 8
+	// maxWarm is how many such reads may be in memory at once: 16 of them
+	// and their neighbours are 256 MiB, and a queue of 128 MiB has no more.
+	maxWarm = 16
 	// warmWait is how long a Get waits for others' to leave.
 	warmWait = 2 * time.Second
 )
