@@ -20,7 +20,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(helperDir); dir != "" {
 		putForEver(dir)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(natsServerDir)
+	os.Exit(code)
 }
 
 // putForEver puts with many at once and prints "put TEXT" when the store has

@@ -27,12 +27,15 @@ import (
 	"github.com/weir-run/weir/queue"
 )
 
+var natsServerDir string
+
 // natsServer is the real program.
 var natsServer = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "nats-server")
 	if err != nil {
 		return "", err
 	}
+	natsServerDir = dir
 	path := filepath.Join(dir, "nats-server")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
 	if err != nil {
