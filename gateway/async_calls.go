@@ -171,6 +171,12 @@ func (a *api) queueRefusal(err error) *refusal {
 		return &refusal{http.StatusRequestEntityTooLarge, "body", "the call with its headers is larger than what the store of asynchronous calls takes", 0}
 	case errors.Is(err, queue.ErrFull):
 		return &refusal{http.StatusServiceUnavailable, "queue_full", "the queue is full, and the call was not taken: send it again later", retryStore}
+	case errors.Is(err, queue.ErrUndecodable):
+		return &refusal{http.StatusConflict, "undecodable", "the dead letter cannot be read as a call: GET shows it, DELETE drops it", 0}
+	case errors.Is(err, function.ErrNotFound):
+		return &refusal{http.StatusNotFound, "not_found", "the function of the dead letter does not exist: deploy it, or drop the letter", 0}
+	case errors.Is(err, queue.ErrNotOpen):
+		return &refusal{http.StatusServiceUnavailable, "queue_away", "the store of asynchronous calls is not open yet, and weir's log says why; the call was not taken: send it again later", retryStore}
 	case errors.Is(err, queue.ErrAway), errors.Is(err, context.DeadlineExceeded):
 		return &refusal{http.StatusServiceUnavailable, "queue_away", "the store of asynchronous calls does not answer, and it is not known whether it has the call: send it again later, best with an Idempotency-Key", retryStore}
 	}

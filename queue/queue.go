@@ -27,6 +27,8 @@ var (
 	// ErrAway: the store cannot be reached or cannot write. Whether it has
 	// what it was given is not known.
 	ErrAway = errors.New("the queue's store is away")
+	// ErrNotOpen: the store has not been opened, so it has nothing.
+	ErrNotOpen = errors.New("the queue's store is not open yet")
 	// ErrTooLarge: the store never takes a message of this size.
 	ErrTooLarge = errors.New("the message is too large for the queue's store")
 	// ErrEnded: the call has an outcome already.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -147,12 +146,10 @@ func (a *async) now() (*queue.Queue, error) {
 	if q := a.queue.Load(); q != nil {
 		return q, nil
 	}
-	if why := a.why.Load(); why != nil && !errors.Is(*why, queue.ErrAway) {
-		return nil, fmt.Errorf("%w: %w", queue.ErrAway, *why)
-	} else if why != nil {
-		return nil, *why
+	if why := a.why.Load(); why != nil {
+		return nil, fmt.Errorf("%w: %w: %w", queue.ErrAway, queue.ErrNotOpen, *why)
 	}
-	return nil, fmt.Errorf("%w: it is being opened", queue.ErrAway)
+	return nil, fmt.Errorf("%w: %w", queue.ErrAway, queue.ErrNotOpen)
 }
 
 func (a *async) Submit(ctx context.Context, m *queue.Message, key string) (queue.ID, bool, error) {
@@ -252,7 +249,7 @@ func (w *weir) storeConfig() jetstream.Config {
 		URL: s.NatsURL.val, Replicas: s.NatsReplicas.val, Credentials: s.NatsCredentials.val,
 		User: s.NatsUser.val, Password: s.NatsPassword.val, CA: s.NatsCa.val, Certificate: s.NatsCert.val, Key: s.NatsKey.val,
 		MaxData:  int(s.AsyncMaxBody.val) + messageHead,
-		MaxBytes: s.AsyncMaxStore.val, MaxLane: int64(s.AsyncMaxCalls.val), LetterBytes: s.AsyncMaxStore.val,
+		MaxBytes: s.maxStore(), MaxLane: int64(s.AsyncMaxCalls.val), LetterBytes: s.maxStore() / 4,
 		Window: s.AsyncWindow.val,
 	}
 }

@@ -54,7 +54,7 @@ type settings struct {
 	AsyncMaxAge     duration `split_words:"true" default:"24h" desc:"How long a call waits for a function that does not take it before it is a dead letter."`
 	AsyncMaxTime    duration `split_words:"true" default:"1h" desc:"How long one attempt may run before it is cut."`
 	AsyncMaxCalls   number   `split_words:"true" default:"2000000" desc:"Calls of one function that may be queued; one more is answered 503."`
-	AsyncMaxStore   bytes    `split_words:"true" default:"10Gi" desc:"Bytes of all queued calls; beyond them 503. Dead letters may take as much again."`
+	AsyncMaxStore   bytes    `split_words:"true" desc:"Bytes of all queued calls; beyond them 503. Dead letters may take a quarter as much, outcomes 1Gi. Servers of WEIR_NATS_URL set all of it aside. Default: 10Gi; WEIR_NATS_URL: 4Gi."`
 	AsyncWindow     duration `split_words:"true" default:"10m" desc:"How long an Idempotency-Key is known, so that a call that is sent twice is one."`
 	AsyncResultTime duration `split_words:"true" default:"1h" desc:"How long the outcome of a call can be asked for."`
 	AsyncResultSize bytes    `split_words:"true" default:"64Ki" desc:"How much of a function's answer is kept with it."`

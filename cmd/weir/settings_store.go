@@ -15,6 +15,17 @@ func (s *settings) stored() bool { return s.embedded() || s.NatsURL.val != "" }
 // embedded says that this weir keeps them itself.
 func (s *settings) embedded() bool { return s.DataDir.val != "" }
 
+// maxStore is how many bytes of calls may be queued.
+func (s *settings) maxStore() int64 {
+	switch {
+	case s.AsyncMaxStore.text != "":
+		return s.AsyncMaxStore.val
+	case s.embedded():
+		return 10 << 30
+	}
+	return 4 << 30
+}
+
 // The most that may be asked for: what a queued call is bounded by in NATS, and
 // what would not be a bound any more.
 const (
@@ -98,7 +109,7 @@ func (s *settings) validateBounds(fault func(format string, args ...any)) {
 		{"WEIR_ASYNC_RESULT_SIZE", s.AsyncResultSize, 0, maxResult},
 		{"WEIR_CALLBACK_MAX_BODY", s.CallbackMaxBody, 0, maxResult},
 	} {
-		if b.value.want == "" && (b.value.val < b.least || b.value.val > b.most) {
+		if b.value.text != "" && b.value.want == "" && (b.value.val < b.least || b.value.val > b.most) {
 			fault("%s=%q: expected %d to %d bytes", b.name, b.value.text, b.least, b.most)
 		}
 	}
