@@ -18,9 +18,9 @@ const password = "e2e-password"
 type release struct {
 	c         *cluster
 	namespace string
-	one       bool           // it has one weir, not two
-	used      map[string]int // names of functions, and how often
-	kept      *logKeeper     // logs of one whose weirs are killed
+	one       bool            // it has one weir, not two
+	used      map[string]*use // by name of a function
+	kept      *logKeeper      // logs of one whose weirs are killed
 }
 
 // count is how many weirs the release has.
@@ -29,6 +29,12 @@ func (r *release) count() int {
 		return 1
 	}
 	return 2
+}
+
+// use is how many tests have used a name, and whether one does now.
+type use struct {
+	tests int
+	now   bool
 }
 
 // A weir is one pod of a release.
@@ -195,17 +201,10 @@ type fn struct {
 }
 
 // deploy makes it and a Service of its name, and removes both when the test
-// ends. It returns when every weir knows the function. A name that was used
-// before gets a number, so that logs and Events of then are not taken for its
-// own.
+// ends. It returns when every weir knows the function.
 func (r *release) deploy(t *testing.T, f fn) *function {
 	t.Helper()
-	if r.used == nil {
-		r.used = map[string]int{}
-	}
-	if r.used[f.Name]++; r.used[f.Name] > 1 {
-		f.Name = fmt.Sprintf("%s-%d", f.Name, r.used[f.Name])
-	}
+	f.Name = r.unused(t, f.Name)
 	d := &function{r: r, name: f.Name}
 	type m = map[string]any
 	text, err := json.Marshal(m{"apiVersion": "v1", "kind": "List", "items": []m{
@@ -229,6 +228,27 @@ func (r *release) deploy(t *testing.T, f fn) *function {
 		})
 	}
 	return d
+}
+
+// unused is a name that no test before this one has used: logs and Events of
+// then would be taken for its own.
+func (r *release) unused(t *testing.T, name string) string {
+	if r.used == nil {
+		r.used = map[string]*use{}
+	}
+	u := r.used[name]
+	if u == nil {
+		u = &use{}
+		r.used[name] = u
+	}
+	if !u.now {
+		u.tests, u.now = u.tests+1, true
+		t.Cleanup(func() { u.now = false })
+	}
+	if u.tests == 1 {
+		return name
+	}
+	return fmt.Sprintf("%s-%d", name, u.tests)
 }
 
 func (f fn) manifest(c *cluster) map[string]any {
