@@ -21,7 +21,7 @@ func TestCapacityFollowsTheFormula(t *testing.T) {
 	)
 	r := hardened(t)
 	f := r.deploy(t, fn{
-		Name: "pause", Replicas: 1, Env: map[string]string{"max_inflight": "5"}, Memory: "64Mi", Grace: 60,
+		Name: r.unused("pause"), Replicas: 1, Env: map[string]string{"max_inflight": "5"}, Memory: "64Mi", Grace: 60,
 		Labels: map[string]string{"faas_function": "pause",
 			"com.openfaas.scale.type": "capacity", "com.openfaas.scale.target": fmt.Sprint(target),
 			"com.openfaas.scale.min": "1", "com.openfaas.scale.max": fmt.Sprint(highest)},

@@ -18,9 +18,9 @@ const password = "e2e-password"
 type release struct {
 	c         *cluster
 	namespace string
-	one       bool            // it has one weir, not two
-	used      map[string]*use // by name of a function
-	kept      *logKeeper      // logs of one whose weirs are killed
+	one       bool           // it has one weir, not two
+	used      map[string]int // names that unused has made, and how many
+	kept      *logKeeper     // logs of one whose weirs are killed
 }
 
 // count is how many weirs the release has.
@@ -29,12 +29,6 @@ func (r *release) count() int {
 		return 1
 	}
 	return 2
-}
-
-// use is how many tests have used a name, and whether one does now.
-type use struct {
-	tests int
-	now   bool
 }
 
 // A weir is one pod of a release.
@@ -204,7 +198,6 @@ type fn struct {
 // ends. It returns when every weir knows the function.
 func (r *release) deploy(t *testing.T, f fn) *function {
 	t.Helper()
-	f.Name = r.unused(t, f.Name)
 	d := &function{r: r, name: f.Name}
 	type m = map[string]any
 	text, err := json.Marshal(m{"apiVersion": "v1", "kind": "List", "items": []m{
@@ -230,25 +223,16 @@ func (r *release) deploy(t *testing.T, f fn) *function {
 	return d
 }
 
-// unused is a name that no test before this one has used: logs and Events of
-// then would be taken for its own.
-func (r *release) unused(t *testing.T, name string) string {
+// unused is a name that no test before this one has used: for one that reads
+// logs and Events, which stay when the function goes.
+func (r *release) unused(name string) string {
 	if r.used == nil {
-		r.used = map[string]*use{}
+		r.used = map[string]int{}
 	}
-	u := r.used[name]
-	if u == nil {
-		u = &use{}
-		r.used[name] = u
-	}
-	if !u.now {
-		u.tests, u.now = u.tests+1, true
-		t.Cleanup(func() { u.now = false })
-	}
-	if u.tests == 1 {
+	if r.used[name]++; r.used[name] == 1 {
 		return name
 	}
-	return fmt.Sprintf("%s-%d", name, u.tests)
+	return fmt.Sprintf("%s-%d", name, r.used[name])
 }
 
 func (f fn) manifest(c *cluster) map[string]any {
