@@ -288,7 +288,12 @@ type asked struct {
 	Accepted, Ended   time.Time
 }
 
-func (a asked) final() bool { return slices.Contains([]string{"succeeded", "failed", "dead"}, a.State) }
+func (a asked) final() bool {
+	return slices.Contains([]string{"succeeded", "failed", "dead", unknownCall}, a.State)
+}
+
+// unknownCall is the state of a call that weir knows nothing of.
+const unknownCall = "unknown"
 
 // askCall asks a weir what became of a call.
 func askCall(base, where string) (a asked, err error) {
@@ -296,7 +301,11 @@ func askCall(base, where string) (a asked, err error) {
 	if err != nil {
 		return a, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return asked{State: unknownCall, Reason: text}, nil
+	default:
 		return a, fmt.Errorf("%s: %s: %.200q", where, resp.Status, text)
 	}
 	return a, json.Unmarshal([]byte(text), &a)
