@@ -104,23 +104,3 @@ func TestAFullDiskLosesNothingAndHeals(t *testing.T) {
 		ack(t, all...)
 	}
 }
-
-func TestGetsAllOverALongQueueAreBounded(t *testing.T) {
-	var w warm
-	now := time.Now()
-	w.measure(1_000_000, 1_000_000<<10)
-	for i := range uint64(maxWarm) {
-		if wait := w.try(i*100_000, now); wait != 0 {
-			t.Fatalf("%d waits %v", i, wait)
-		}
-	}
-	if w.try(100_001, now) != 0 {
-		t.Fatal("a neighbour waits")
-	}
-	if wait := w.try(950_000, now.Add(time.Second)); wait != blockKept-time.Second {
-		t.Fatalf("one more waits %v", wait)
-	}
-	if wait := w.try(950_000, now.Add(blockKept)); wait != 0 {
-		t.Fatalf("after they left it waits %v", wait)
-	}
-}

@@ -178,12 +178,19 @@ func (in *inside) InProcessConn() (net.Conn, error) {
 
 // mayMake refuses to begin a stream anew that is on the disk and was not read.
 func (in *inside) mayMake(stream string) error {
-	path := filepath.Join(in.cfg.Dir, "jetstream", "$G", "streams", stream)
+	path := in.folder(stream)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return fmt.Errorf("%s is there and cannot be read (%s): put the folder back from a backup, or move it away to begin with an empty queue: what it holds is lost then", path, in.log.said())
 }
+
+func (in *inside) folder(stream string) string {
+	return filepath.Join(in.cfg.Dir, "jetstream", "$G", "streams", stream)
+}
+
+// messages is the folder of a stream's blocks.
+func (in *inside) messages(stream string) string { return filepath.Join(in.folder(stream), "msgs") }
 
 // room refuses what would not leave the reserve.
 func (in *inside) room(n int64) error {

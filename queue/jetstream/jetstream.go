@@ -195,8 +195,7 @@ func (s *Store) open(ctx context.Context) error {
 		if s.server.killed {
 			s.server.doubtful = s.queue.CachedInfo().State.LastSeq
 		}
-		there := s.queue.CachedInfo().State
-		s.warm.measure(there.Msgs, there.Bytes)
+		s.warm.folder, s.warm.drop = s.server.messages(s.queueName()), s.dropBlock
 		if err := s.readyAgain(ctx); err != nil {
 			return fmt.Errorf("make ready what an earlier weir was given: %w", err)
 		}

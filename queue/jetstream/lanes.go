@@ -99,7 +99,6 @@ func (s *Store) Backlogs(ctx context.Context) (map[queue.Lane]queue.Backlog, err
 		all[s.laneOf(subject)] = queue.Backlog{Items: int(n)}
 	}
 	s.lanes.emptied(all)
-	s.warm.measure(info.State.Msgs, info.State.Bytes)
 	var doubtful []queue.Lane
 	count := func(c *jetstream.ConsumerInfo) {
 		lane := s.laneOf(c.Config.FilterSubject)
