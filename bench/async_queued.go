@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -177,7 +178,8 @@ func stateOf(ctx context.Context, addr, id string) (string, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("state of call %s: %s", id, resp.Status)
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return "", fmt.Errorf("state of call %s: %s: %s", id, resp.Status, text)
 	}
 	var call struct{ State string }
 	err = json.NewDecoder(resp.Body).Decode(&call)
