@@ -170,7 +170,7 @@ func TestClosedPortIsNoDeadHandler(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			parallel(t)
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			l, err := net.Listen("tcp", programtest.FreeAddr(t)) // which nobody else takes then
 			if err != nil {
 				t.Fatal(err)
 			}
