@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/weir-run/weir/queue"
+	"github.com/weir-run/weir/test/programtest"
 )
 
 var natsServerDir string
@@ -51,20 +52,10 @@ type outside struct {
 	cmd    *exec.Cmd
 }
 
-// port is free now.
-func port(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // startOutside starts a server of its own, whose configuration has more.
 func startOutside(t testing.TB, more string) *outside {
 	t.Helper()
-	dir, client := t.TempDir(), port(t)
+	dir, client := t.TempDir(), programtest.FreePort(t)
 	o := &outside{t: t, config: filepath.Join(dir, "nats.conf"), url: fmt.Sprintf("nats://127.0.0.1:%d", client)}
 	text := fmt.Sprintf("listen: 127.0.0.1:%d\nserver_name: n%d\njetstream { store_dir: %q, max_file_store: 1TB }\n%s\n", client, client, dir, more)
 	if strings.Contains(more, "no jetstream") {
@@ -210,7 +201,7 @@ func TestOneOfThreeServersIsKilledUnderLoad(t *testing.T) {
 	var routes []string
 	var ports []int
 	for range 3 {
-		ports = append(ports, port(t))
+		ports = append(ports, programtest.FreePort(t))
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[len(ports)-1]))
 	}
 	var servers []*outside
@@ -360,7 +351,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		away bool
 	}{
 		{"plain", Config{URL: plain.url}, nil, false},
-		{"nobody there", Config{URL: fmt.Sprintf("nats://127.0.0.1:%d", port(t))}, []string{"no servers"}, true},
+		{"nobody there", Config{URL: fmt.Sprintf("nats://127.0.0.1:%d", programtest.FreePort(t))}, []string{"no servers"}, true},
 		{"no JetStream", Config{URL: none.url}, []string{"-js"}, false},
 		{"replicas alone", Config{URL: plain.url, Replicas: 3, Name: "three"}, []string{"3 replicas", "cluster"}, false},
 		{"no user", Config{URL: locked.url}, []string{"credentials"}, false},
@@ -376,7 +367,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"TLS to a server without", Config{URL: strings.Replace(plain.url, "nats://", "tls://", 1)}, []string{"no TLS"}, false},
 		{"no such file", Config{URL: secure, CA: "/does/not/exist"}, []string{"CA", "/does/not/exist"}, false},
 		{"bad URL", Config{URL: "nats://127.0.0.1:port"}, []string{"nats://HOST:PORT"}, false},
-		{"secrets stay secret", Config{URL: fmt.Sprintf("nats://user:geheim@127.0.0.1:%d", port(t))}, []string{"!geheim"}, true},
+		{"secrets stay secret", Config{URL: fmt.Sprintf("nats://user:geheim@127.0.0.1:%d", programtest.FreePort(t))}, []string{"!geheim"}, true},
 		{"both", Config{URL: plain.url, Dir: t.TempDir()}, []string{"not both"}, false},
 		{"neither", Config{}, []string{"folder"}, false},
 		{"replicas inside", Config{Dir: t.TempDir(), Replicas: 3}, []string{"replicas"}, false},
