@@ -256,7 +256,7 @@ func sameBytes(t *testing.T, path string) {
 // inside is a command with root as its file system and the image's user.
 func inside(root string, args ...string) *exec.Cmd {
 	return &exec.Cmd{
-		Path: args[0], Args: args, Dir: "/",
+		Path: args[0], Args: args, Dir: "/", Env: []string{"PATH=/"}, // not TMPDIR of who runs the tests
 		SysProcAttr: &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: 12000, Gid: 12000}},
 	}
 }
