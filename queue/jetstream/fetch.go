@@ -143,15 +143,18 @@ func respondNak(msg *nats.Msg) {
 	}
 }
 
-// collect takes what comes until the server says that this is all.
+// collect takes what comes until the server says that this is all, and all of
+// it is there: from a cluster an item comes once most of its servers know that
+// it was delivered, which may be after the request was said to be over.
 func (s *Store) collect(ctx context.Context, arrived <-chan *nats.Msg, request pull) (items []queue.Delivery, end answer, err error) {
 	timer := time.NewTimer(request.Expires + pullGrace)
 	defer timer.Stop()
-	for len(items) < request.Batch {
+	for want := request.Batch; len(items) < want; {
 		select {
 		case msg := <-arrived:
 			if msg.Reply == "" {
-				return items, answered(msg), nil
+				end, want = answered(msg), delivers(msg, request.Batch, len(items))
+				continue
 			}
 			d, err := s.delivered(msg)
 			if err != nil {
@@ -168,7 +171,18 @@ func (s *Store) collect(ctx context.Context, arrived <-chan *nats.Msg, request p
 			return items, silence, nil
 		}
 	}
-	return items, silence, nil
+	return items, end, nil
+}
+
+// delivers is how many items of a request the server delivers in all that has
+// ended it: those that it does not say are left of the batch. It says nothing
+// where it has delivered none, or does not know.
+func delivers(msg *nats.Msg, batch, here int) int {
+	left, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))
+	if err != nil || left < 0 || left > batch {
+		return here
+	}
+	return max(batch-left, here)
 }
 
 // answer is how a server ends a request for items.
