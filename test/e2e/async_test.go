@@ -22,9 +22,10 @@ func TestAsyncCallsEachOnce(t *testing.T) {
 		target  = 4
 		highest = 20
 	)
+	name := r.unused("patient")
 	f := r.deploy(t, fn{
-		Name: "patient", Env: map[string]string{"max_inflight": fmt.Sprint(room)},
-		Labels: map[string]string{"faas_function": "patient",
+		Name: name, Env: map[string]string{"max_inflight": fmt.Sprint(room)},
+		Labels: map[string]string{"faas_function": name,
 			"com.openfaas.scale.type": "capacity", "com.openfaas.scale.target": fmt.Sprint(target),
 			"com.openfaas.scale.min": "1", "com.openfaas.scale.max": fmt.Sprint(highest), "com.openfaas.scale.zero": "true"},
 	})
@@ -49,18 +50,18 @@ func TestAsyncCallsEachOnce(t *testing.T) {
 			last = a.Ended
 		}
 	}
-	name := fmt.Sprintf(`function_name="%s.%s"`, f.name, r.namespace)
-	deliveries, refused := w.metric(t, "weir_async_deliveries_total", name), w.metric(t, "weir_async_refused_total", name)
+	series := fmt.Sprintf(`function_name="%s.%s"`, f.name, r.namespace)
+	deliveries, refused := w.metric(t, "weir_async_deliveries_total", series), w.metric(t, "weir_async_refused_total", series)
 	// A pod that has just begun does not know yet how much memory a call takes,
 	// and lets few in for a second or two: that is no overload.
-	full := w.metric(t, "weir_pod_refusals_total", name) - w.metric(t, "weir_pod_refusals_total", name, `reason="memory"`)
+	full := w.metric(t, "weir_pod_refusals_total", series) - w.metric(t, "weir_pod_refusals_total", series, `reason="memory"`)
 	if deliveries < calls || full*100 >= deliveries {
 		t.Errorf("%v of %v deliveries were refused by a pod that was full, want fewer than 1 %%", full, deliveries)
 	}
-	if n := w.metric(t, "gateway_function_invocation_total", name, `code="5`); n != 0 {
+	if n := w.metric(t, "gateway_function_invocation_total", series, `code="5`); n != 0 {
 		t.Errorf("%v deliveries were answered with a 5xx", n)
 	}
-	if n := w.metric(t, "queue_worker_messages_processed_total", name, `state="succeeded"`); n != calls {
+	if n := w.metric(t, "queue_worker_messages_processed_total", series, `state="succeeded"`); n != calls {
 		t.Errorf("queue_worker_messages_processed_total says %v succeeded, want %d", n, calls)
 	}
 	f.followed(t, mark, target, highest)
@@ -190,7 +191,7 @@ func someLong(n int) int {
 
 func asyncSurvive(t *testing.T, r *release, how string) {
 	const pods = 2
-	f := r.deploy(t, retrying("crash", pods))
+	f := r.deploy(t, retrying(r.unused("crash"), pods))
 	f.up(t, pods)
 	load := (&flood{f: f, ledger: openLedger(t, r.c, twice), urls: []string{r.service(t, "weir")}, clients: 4, ms: someLong, pause: 200 * time.Millisecond}).start()
 	w := r.weirs(t, 1)[0]

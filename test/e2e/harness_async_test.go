@@ -204,7 +204,7 @@ func (f *flood) send(base string, n int) (where string, why error) {
 	if err != nil {
 		return "", &notKept{fault: true, what: err.Error()}
 	}
-	req.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d", f.f.name, n))
+	req.Header.Set("Idempotency-Key", fmt.Sprintf("%d-%d", f.from.UnixNano(), n))
 	resp, err := f.client.Do(req)
 	if err != nil {
 		return "", &notKept{what: "no answer"}
