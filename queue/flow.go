@@ -118,7 +118,8 @@ func (w *flow) unplaced(now time.Time) (n int) {
 	return n
 }
 
-// wanted is how many more calls should be here, given those that wait.
+// wanted is how many more calls should be here, given those that wait. Ahead of
+// need they are fetched by the half, for each asking costs the store's time.
 func (w *flow) wanted(waiting, bytes int) int {
 	if w.limit == 0 {
 		return 0
@@ -128,7 +129,11 @@ func (w *flow) wanted(waiting, bytes int) int {
 	if ahead > 0 && w.size > 0 {
 		ahead = min(ahead, int(float64(maxHeldBytes-bytes)/w.size))
 	}
-	return n + max(0, ahead)
+	ahead = max(0, ahead)
+	if n <= 0 && n+ahead < ahead/2 {
+		return 0
+	}
+	return n + ahead
 }
 
 // ahead is how many calls are fetched before there is a pod for them.
