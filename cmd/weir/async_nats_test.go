@@ -15,8 +15,7 @@ import (
 type natsServer struct {
 	*programtest.Program // of the last start
 	t                    testing.TB
-	config               string
-	url                  string
+	name, config, url    string
 	// monitor is where it tells of itself.
 	monitor string
 }
@@ -25,7 +24,7 @@ type natsServer struct {
 func newNats(t testing.TB, name, more string) *natsServer {
 	t.Helper()
 	dir, client, monitor := t.TempDir(), programtest.FreePort(t), programtest.FreePort(t)
-	s := &natsServer{t: t, config: filepath.Join(dir, "nats.conf"),
+	s := &natsServer{t: t, name: name, config: filepath.Join(dir, "nats.conf"),
 		url: fmt.Sprintf("nats://127.0.0.1:%d", client), monitor: fmt.Sprintf("http://127.0.0.1:%d", monitor)}
 	text := fmt.Sprintf("listen: 127.0.0.1:%d\nhttp: 127.0.0.1:%d\nserver_name: %s\njetstream { store_dir: %q, max_file_store: 100GB }\n%s\n", client, monitor, name, dir, more)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {

@@ -197,15 +197,13 @@ func (p *program) ended(id string) queue.Call {
 	return p.until(id, id+" has ended", func(c queue.Call) bool { return c.State.Ended() })
 }
 
-// longWait is for what takes the longest: leases of 15 s that have to end,
-// several times over, and pods that are started anew after half a minute.
-const longWait = 4 * time.Minute
-
-// allEnded waits until all of them have.
+// allEnded waits until all of them have. It takes the longest of all: leases of
+// 15 s have to end, several times over, and pods are started anew after half a
+// minute.
 func (p *program) allEnded(ids []string) map[string]queue.Call {
 	p.t.Helper()
 	found := map[string]queue.Call{}
-	end := time.Now().Add(longWait)
+	end := time.Now().Add(3 * programtest.Patience)
 	for _, id := range ids {
 		for {
 			c, status := p.ask(id)

@@ -47,8 +47,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { serve(w, r, ledger) })
-	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil))
+	// Not a mux, which would redirect from paths that are not clean.
+	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serve(w, r, ledger) })
+	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), all))
 }
 
 func serve(w http.ResponseWriter, r *http.Request, ledger *os.File) {
