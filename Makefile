@@ -44,7 +44,7 @@ e2e: ## Try weir on a real Kubernetes node on this machine, as root, after make 
 	E2E=1 $(GO) test -count=1 -v -timeout 30m ./test/e2e
 
 e2e-long: ## The same with the long loops
-	ASYNC_ROUNDS=50 $(GO) test -race -count=1 -v -timeout 60m -run "^Test(Killed(Weirs|Server|Pods)|Cluster)$$$$" ./cmd/weir
+	ASYNC_ROUNDS=50 $(GO) test -race -count=1 -v -timeout 60m -run '^Test(Killed(Weirs|Server|Pods)|Cluster)$$' ./cmd/weir
 	E2E=1 E2E_LONG=1 $(GO) test -count=1 -v -timeout 90m ./test/e2e
 
 bench: ## Measure the table of docs/PERFORMANCE.md; PEER=path adds another watchdog
