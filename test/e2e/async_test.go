@@ -236,6 +236,7 @@ func asyncSurvive(t *testing.T, r *release, how string) {
 // retrying is a function with so many pods whose calls are tried again soon.
 func retrying(name string, pods int) fn {
 	d := keepsAwake(name, pods)
+	d.Annotations["weir/zero-after"] = "1h" // no call comes before its pods are seen
 	d.Env = map[string]string{"max_inflight": "2"}
 	d.Annotations["weir/retry-min-wait"], d.Annotations["weir/retry-jitter"] = "3s", "none"
 	return d
