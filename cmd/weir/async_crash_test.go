@@ -50,6 +50,7 @@ const (
 type sent struct {
 	n    int
 	sort sort
+	more string // for its query
 	id   string // where it was taken
 }
 
@@ -67,7 +68,7 @@ func (c *sent) path() string {
 	case long:
 		query = "&ms=1200"
 	}
-	return fmt.Sprintf("%s/some/path?n=%d%s", name, c.n, query)
+	return fmt.Sprintf("%s/some/path?n=%d%s%s", name, c.n, query, c.more)
 }
 
 // siege sends calls to weirs that are killed, and knows what must have become
@@ -146,10 +147,10 @@ func (s *siege) send() {
 }
 
 // one sends a call. It is taken, or answered with an error, or not at all.
-func (s *siege) one(p *program, what sort) *sent {
+func (s *siege) one(p *program, what sort, more ...string) *sent {
 	s.mu.Lock()
 	s.next++
-	c := &sent{n: s.next, sort: what}
+	c := &sent{n: s.next, sort: what, more: strings.Join(more, "")}
 	s.all[c.n] = c
 	s.mu.Unlock()
 	var headers []string
@@ -292,6 +293,7 @@ func (s *siege) checkBodies(all []entry) {
 // The steps at which somebody is killed from outside.
 const (
 	whileRunning = "while running"
+	afterAnswer  = "after the answer"
 	anytime      = "at any time"
 )
 
@@ -391,7 +393,7 @@ func TestKilledPods(t *testing.T) {
 	p, k := s.weir(s.stack(3), "WEIR_DATA_DIR=data")
 	p.has("sure", 3)
 	s.send()
-	places := []string{whileRunning, "before save", "before ack", "after fetch", "before retry", "after save"}
+	places := []string{whileRunning, afterAnswer, "before save", "before ack", "after fetch", "before retry", "after save"}
 	for i := range asyncRounds(t, 6) {
 		victim := []string{victimPod, victimHandler}[i%2]
 		step, n := round(i/2, places)
@@ -407,6 +409,12 @@ func TestKilledPods(t *testing.T) {
 				pid = last.Parent
 			}
 			_ = syscall.Kill(pid, syscall.SIGKILL)
+			continue
+		}
+		if step == afterAnswer {
+			programtest.Eventually(t, "a call is taken whose handler kills", func() bool {
+				return s.one(s.doors[0], plain, "&kill="+victim+"&when=answered").id != ""
+			})
 			continue
 		}
 		k.arm(strike{Step: step, N: n, Victim: victim, Ledger: s.ledger})
