@@ -191,6 +191,7 @@ func (w *Watchdog) awaitEnd(ctx context.Context) error {
 	if w.child.Status().ExitCode() != 0 || w.proxy.Probe(ctx) != nil || !w.descendants() {
 		return w.exitError()
 	}
+	w.daemon.Store(true)
 	w.lines.printf("handler exited 0 and left a process that still listens: serving on")
 	for w.descendants() {
 		if err := w.pauseFor(ctx, daemonPoll); err != nil {

@@ -78,6 +78,10 @@ func (w *Watchdog) refuse(rw http.ResponseWriter, r *http.Request, status int, r
 // in tenths of a second.
 const endUnknown = 250 * time.Millisecond
 
+// endUntold bounds how much longer it may take on a machine that has much to do
+// until everybody here knows of an end that the kernel tells of.
+const endUntold = 5 * time.Second
+
 // missed says whether err is that of a handler that has ended and surely began
 // nothing of the request. One that lives and takes no connection is another
 // matter: what is sent elsewhere for that would come back at once, since this
@@ -86,14 +90,22 @@ func (w *Watchdog) missed(r *http.Request, err error) bool {
 	if !errors.Is(err, invoke.ErrUnreachable) || len(w.cfg.Command) == 0 {
 		return false
 	}
-	timer := time.NewTimer(endUnknown)
+	w.awaitEndOfLine(r, endUnknown)
+	if w.inLine.Err() == nil && w.child.Ended() && !w.daemon.Load() {
+		w.awaitEndOfLine(r, endUntold)
+	}
+	return context.Cause(w.inLine) == errDead
+}
+
+// awaitEndOfLine waits until nobody gets a slot any more, at most for limit.
+func (w *Watchdog) awaitEndOfLine(r *http.Request, limit time.Duration) {
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case <-w.inLine.Done():
 	case <-r.Context().Done():
 	case <-timer.C:
 	}
-	return context.Cause(w.inLine) == errDead
 }
 
 // refuseGuarded is refuse for what the guards do not let run.

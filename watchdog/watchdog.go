@@ -102,6 +102,7 @@ type Watchdog struct {
 	starting *gate        // http mode only
 	child    *process.Child
 	childPID atomic.Int64
+	daemon   atomic.Bool // what the handler left serves, and not the handler
 	// stopForwarding ends the forwarding of signals to the child.
 	stopForwarding func()
 

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Spec says what to start.
@@ -91,6 +93,17 @@ func (c *Child) Pid() int { return c.pid }
 
 // Done is closed when the leader has ended and was reaped.
 func (c *Child) Done() <-chan struct{} { return c.done }
+
+// Ended says whether the leader has ended. The kernel knows before Done tells.
+func (c *Child) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left != nil {
+		return true
+	}
+	pid, _ := peek(unix.P_PID, c.pid)
+	return pid == c.pid
+}
 
 // Status is how the leader ended. It may be asked after Done only.
 func (c *Child) Status() Status { return c.status }

@@ -150,6 +150,31 @@ func TestStoppedChildIsNotDone(t *testing.T) {
 	}
 }
 
+// The kernel knows of an end that nobody has waited for yet.
+func TestEndedBeforeItIsReaped(t *testing.T) {
+	cmd := exec.Command("sleep", "1h")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := &Child{pid: cmd.Process.Pid}
+	if c.Ended() {
+		t.Error("a child that runs has ended")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end is seen", c.Ended)
+	_ = cmd.Wait()
+
+	noLeaks(t)
+	r := newReaper(t)
+	c = start(t, r, sh("exit 0"))
+	wait(t, c)
+	if !c.Ended() {
+		t.Error("a child that was reaped has not ended")
+	}
+}
+
 func procState(pid int) string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
