@@ -130,7 +130,8 @@ func (g *gathering) gather(ctx context.Context, all bool) {
 }
 
 // sort says which pods have counters to read, and which are known by what the
-// gateways give them. A pod that never answered has no load; until it had
+// gateways give them: a watchdog elsewhere (KindURL) says nowhere where its
+// counters are. A pod that never answered has no load; until it had
 // zero-after to start in, it forbids a decrease.
 func (g *gathering) sort() (watchdogs []*fleet.Pod, plain map[string]bool) {
 	plain = map[string]bool{}
@@ -138,9 +139,9 @@ func (g *gathering) sort() (watchdogs []*fleet.Pod, plain map[string]bool) {
 		about, said := p.About(), p.Said()
 		switch {
 		case p.State() == fleet.Stopping:
-		case said.Nature == fleet.Watchdog:
+		case said.Nature == fleet.Watchdog && about.Metrics != "":
 			watchdogs = append(watchdogs, p)
-		case said.Nature == fleet.Plain:
+		case said.Nature == fleet.Watchdog, said.Nature == fleet.Plain:
 			plain[about.UID] = true
 		case g.now.Sub(about.Created) < g.fn.Spec.ZeroAfter:
 			g.demand.Unknown++

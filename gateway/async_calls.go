@@ -67,6 +67,10 @@ func (a *api) cancel(w http.ResponseWriter, q *request, id queue.ID) {
 
 // tell answers with what the queue said, or why it said nothing.
 func (a *api) tell(w http.ResponseWriter, v any, err error) {
+	if errors.Is(err, queue.ErrAway) && !errors.Is(err, queue.ErrNotOpen) || errors.Is(err, context.DeadlineExceeded) {
+		a.refuse(w, &refusal{http.StatusServiceUnavailable, "queue_away", "the store of asynchronous calls does not answer: ask again later", retryStore})
+		return
+	}
 	if err != nil {
 		a.refuse(w, a.queueRefusal(err))
 		return
