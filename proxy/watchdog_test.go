@@ -283,7 +283,10 @@ func TestWatchdogKilled(t *testing.T) {
 		programtest.Eventually(t, "requests at the second", func() bool { return second.arrived.Load() > before+200 })
 		stop.Store(true)
 		group.Wait()
-		if n := sent.Load() + lost.Load(); n > 8 {
+		// Eight were under way, and each client may have met a second time what
+		// the kernel had not yet taken down: a killed process owns its sockets
+		// until then.
+		if n := sent.Load() + lost.Load(); n > 16 {
 			t.Errorf("round %d: %d requests were cut, which is more than were under way", round, n)
 		}
 		refused.Range(func(id, _ any) bool {
