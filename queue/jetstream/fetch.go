@@ -250,7 +250,7 @@ func (s *Store) delivered(msg *nats.Msg) (*delivery, error) {
 		return nil, err
 	}
 	if s.server != nil && place <= s.server.doubtful {
-		// What the killed server last knew of deliveries may not be on disk.
+		// What an earlier server knew of deliveries is not kept.
 		times = max(times, 2)
 	}
 	d := &delivery{store: s, msg: msg, times: times, item: queue.Item{

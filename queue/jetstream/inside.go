@@ -46,8 +46,8 @@ type inside struct {
 	mu      sync.Mutex
 	running *server.Server
 	killed  bool // an earlier server of this folder was not stopped
-	// doubtful is the last place that was given before such a server ended:
-	// what it knew of deliveries may be lost.
+	// doubtful is the last place that was given before this server began: what
+	// the one before it knew of deliveries is not kept.
 	doubtful uint64
 	full     atomic.Bool // for the log: there is no room
 }

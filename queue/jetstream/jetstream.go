@@ -192,10 +192,8 @@ func (s *Store) open(ctx context.Context) error {
 		return told("hear news", err)
 	}
 	if s.server != nil {
-		if s.server.killed {
-			s.server.doubtful = s.queue.CachedInfo().State.LastSeq
-		}
 		s.warm.folder, s.warm.drop = s.server.messages(s.queueName()), s.dropBlock
+		s.server.doubtful = s.queue.CachedInfo().State.LastSeq
 		if err := s.readyAgain(ctx); err != nil {
 			return fmt.Errorf("make ready what an earlier weir was given: %w", err)
 		}

@@ -257,38 +257,28 @@ func (s *Store) dropLane(ctx context.Context, lane queue.Lane) error {
 	return nil
 }
 
-const (
-	// noLease is short enough that every lease that was given is over.
-	noLease = time.Millisecond
-	// looksAgain is how long after a change of the lease the server, which
-	// does it after 100 ms, has looked at what it delivered.
-	looksAgain = 300 * time.Millisecond
-)
-
-// readyAgain ends the leases that were given before this server was started:
-// its only weir is this one, so nobody works on them. What was put off by Retry
-// keeps its time, except that what is due within a Lease comes now: on disk it
-// looks like what is leased.
+// readyAgain makes ready at once what was delivered before this server began:
+// its weir is the only one of the store, so nobody works on it. The consumers of
+// lanes with items go, and are made anew by the next Fetch, so that nothing
+// depends on what an earlier server, perhaps a killed one, had noted of
+// deliveries. What was put off by Retry comes too.
 func (s *Store) readyAgain(ctx context.Context) error {
-	var held []jetstream.ConsumerConfig
-	err := s.eachConsumer(ctx, func(c *jetstream.ConsumerInfo) {
-		if c.NumAckPending > 0 {
-			held = append(held, c.Config)
-		}
-	})
-	if err != nil || len(held) == 0 {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	info, err := s.queue.Info(ctx, jetstream.WithSubjectFilter(s.cfg.Name+".q.>"))
+	if err != nil {
 		return err
 	}
-	for _, lease := range []time.Duration{noLease, s.cfg.Lease} {
-		for _, c := range held {
-			c.AckWait = lease
-			if _, err := s.js.UpdateConsumer(ctx, s.queueName(), c); err != nil {
-				return err
-			}
+	var stale []string
+	err = s.eachConsumer(ctx, func(c *jetstream.ConsumerInfo) {
+		if info.State.Subjects[c.Config.FilterSubject] > 0 {
+			stale = append(stale, c.Name)
 		}
-		if lease == noLease && !pause(ctx, looksAgain) {
-			return ctx.Err()
+	})
+	for _, name := range stale {
+		if err == nil {
+			err = s.queue.DeleteConsumer(ctx, name)
 		}
 	}
-	return nil
+	return err
 }
