@@ -160,7 +160,9 @@ func TestBadLabels(t *testing.T) {
 	t.Parallel()
 	p := local(t, "functions:\n"+function(t, "echo", nil, append(asleep, `weir/max: "lots"`, `weir/depends-on: nobody`))+
 		"    labels:\n      com.openfaas.scale.target: \"-1\"\n")
-	says(t, p.Log.String(), `weir/max=\"lots\": expected`, `com.openfaas.scale.target=\"-1\": expected`)
+	for _, line := range []string{`weir/max=\"lots\": expected`, `com.openfaas.scale.target=\"-1\": expected`} {
+		p.Until("the log has "+line, func() bool { return strings.Contains(p.Log.String(), line) })
+	}
 	p.get("/system/function/echo").check(t, http.StatusOK, `"key":"weir/max","value":"lots","expected":"`, `"key":"com.openfaas.scale.target","value":"-1"`, `"key":"weir/depends-on"`)
 	p.get("/function/echo").check(t, http.StatusOK)
 }
