@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -349,6 +350,14 @@ func (s *siege) killWeir(p *program, k *striker, step string, n int) {
 	if code := p.Wait(); code != 128+9 {
 		s.t.Fatalf("weir ended with %d", code)
 	}
+	// A child that was being started at that moment has the socket until it runs.
+	programtest.Eventually(s.t, "the killed weir's port is free", func() bool {
+		l, err := net.Listen("tcp", p.Addr)
+		if err == nil {
+			l.Close()
+		}
+		return err == nil
+	})
 	p.Launch().Ready()
 	p.keeps()
 }
