@@ -6,7 +6,10 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // nextPort starts at a place of this process's own. Ports are taken below the
@@ -27,17 +30,42 @@ func FreePort(t testing.TB) int {
 		if err != nil {
 			continue
 		}
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
-		if err != nil {
+		if !isFree(port) {
 			_ = claim.Close()
 			continue
 		}
-		_ = l.Close()
 		t.Cleanup(func() { _ = claim.Close() })
 		return port
 	}
 	t.Fatal("no free port")
 	return 0
+}
+
+// isFree binds and does not listen: a child that is about to run its program
+// has a copy of every socket, and one that listens would hold the port.
+func isFree(port int) bool {
+	fd, address := socket(port)
+	if fd < 0 {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) == nil && unix.Bind(fd, address) == nil
+}
+
+// socket is one that no child keeps, and the port at every address.
+func socket(port int) (fd int, address unix.Sockaddr) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	address = &unix.SockaddrInet6{Port: port}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM, 0)
+	if err != nil { // no IPv6 here
+		address = &unix.SockaddrInet4{Port: port}
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0); err != nil {
+			return -1, nil
+		}
+	}
+	unix.CloseOnExec(fd)
+	return fd, address
 }
 
 // FreeAddr is a FreePort of this host.
