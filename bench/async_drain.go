@@ -5,10 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -132,20 +136,26 @@ type drained struct {
 	worked
 	refused, deliveries float64
 	cpu                 time.Duration
-	// sync is what as many clients as there are places saw afterwards.
-	sync result
+	// inflight is how long all places together were taken, in seconds.
+	inflight float64
+	// sync is what as many clients of weir as there are places saw afterwards,
+	// and direct the answers a second that these had of the pods themselves.
+	sync   result
+	direct float64
 }
 
 func asyncDrain(ctx context.Context, s settings, r *report) error {
 	for _, of := range drainShapes {
-		var rates, shares, busy, cpu, syncCPU []float64
+		var rates, nominal, shares, taken, busy, cpu, syncCPU []float64
 		refused, deliveries, calls := 0.0, 0.0, 0
 		for range drainRounds {
 			d, err := s.drainOnce(ctx, of)
 			if err != nil {
 				return fmt.Errorf("%s: %w", of, err)
 			}
-			rates = append(rates, d.rate()/of.ideal())
+			rates = append(rates, d.rate()/d.direct)
+			nominal = append(nominal, d.rate()/of.ideal())
+			taken = append(taken, d.inflight/d.last.Sub(d.first).Seconds()/float64(of.pods*of.places))
 			shares = append(shares, d.rate()/d.sync.rate())
 			busy = append(busy, d.share(of.pods*of.places))
 			cpu = append(cpu, float64(d.cpu.Microseconds())/float64(d.calls))
@@ -153,7 +163,9 @@ func asyncDrain(ctx context.Context, s settings, r *report) error {
 			refused, deliveries, calls = refused+d.refused, deliveries+d.deliveries, calls+d.calls
 		}
 		places := fmt.Sprintf("%s places of %v, ", of, drainWork)
-		r.atLeast(fmt.Sprintf("%s%d queued: share of the %.0f calls/s that the pods can do", places, drainCalls, of.ideal()), rates, drainLeast)
+		r.atLeast(fmt.Sprintf("%s%d queued: share of the calls/s that the pods answer without weir", places, drainCalls), rates, drainLeast)
+		r.note(fmt.Sprintf("%sshare of %.0f calls/s, which nothing but the work would leave", places, of.ideal()), spread(nominal))
+		r.atLeast(places+"share of the places' time that they are taken", taken, drainLeast)
 		r.note(places+"share of the places' time that handlers work", spread(busy))
 		r.note(places+"times the calls/s of as many clients that call and wait", spread(shares))
 		r.note(places+"weir's own CPU of a call, µs; of one that a client waits for", fmt.Sprintf("%.0f; %.0f", median(cpu), median(syncCPU)))
@@ -210,9 +222,90 @@ func (s settings) drainOnce(ctx context.Context, of shape) (d drained, err error
 	if d.refused, err = weir.metric("weir_async_refused_total"); err != nil {
 		return d, err
 	}
+	replicas, err := replicasOf(weir)
+	if err == nil && len(replicas) != of.pods {
+		err = fmt.Errorf("%d replicas where %d should be", len(replicas), of.pods)
+	}
+	if err != nil {
+		return d, err
+	}
+	for _, pod := range replicas {
+		taken, err := pod.metric("http_requests_in_flight_seconds_total")
+		if err != nil {
+			return d, err
+		}
+		d.inflight += taken
+	}
 	d.sync, err = load{addr: weir.addr, conns: of.pods * of.places, request: asyncRequest("/function/" + drainFunction + "/"),
 		warm: warm, time: drainSync, pid: weir.pid()}.run(ctx)
-	return d, errors.Join(err, allGood("called at once", []result{d.sync}))
+	if err := errors.Join(err, allGood("called at once", []result{d.sync})); err != nil {
+		return d, err
+	}
+	d.direct, err = callReplicas(ctx, replicas, of.places)
+	return d, err
+}
+
+// callReplicas is how many calls a second replicas answer in all to clients of
+// their own, as many as each has places.
+func callReplicas(ctx context.Context, replicas []*server, places int) (rate float64, err error) {
+	results, errs := make([]result, len(replicas)), make([]error, len(replicas))
+	var all sync.WaitGroup
+	for i, pod := range replicas {
+		all.Go(func() {
+			results[i], errs[i] = load{addr: pod.addr, conns: places, request: asyncRequest("/"), warm: warm, time: drainSync}.run(ctx)
+		})
+	}
+	all.Wait()
+	for _, r := range results {
+		rate += r.rate()
+	}
+	return rate, errors.Join(append(errs, allGood("without weir", results))...)
+}
+
+// replicasOf are the fwatchdogs that weir has started, to be asked only: they
+// are children of a process of weir's that keeps them.
+func replicasOf(weir *server) (all []*server, err error) {
+	keepers, err := childrenOf(strconv.Itoa(weir.pid()))
+	if err != nil {
+		return nil, err
+	}
+	for _, keeper := range keepers {
+		pids, err := childrenOf(keeper)
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			environ, err := os.ReadFile("/proc/" + pid + "/environ")
+			if err != nil {
+				return nil, err
+			}
+			pod := &server{name: "replica " + pid}
+			for setting := range strings.SplitSeq(string(environ), "\x00") {
+				if port, ok := strings.CutPrefix(setting, "port="); ok {
+					pod.addr = net.JoinHostPort("127.0.0.1", port)
+				} else if port, ok := strings.CutPrefix(setting, "metrics_port="); ok {
+					pod.metrics = net.JoinHostPort("127.0.0.1", port)
+				}
+			}
+			all = append(all, pod)
+		}
+	}
+	return all, nil
+}
+
+func childrenOf(pid string) (children []string, err error) {
+	lists, err := filepath.Glob("/proc/" + pid + "/task/*/children")
+	if err != nil {
+		return nil, err
+	}
+	for _, list := range lists {
+		pids, err := os.ReadFile(list)
+		if err != nil {
+			return nil, err
+		}
+		children = append(children, strings.Fields(string(pids))...)
+	}
+	return children, nil
 }
 
 // ended waits until so many calls have. It does not ask often, for that is work
