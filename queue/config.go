@@ -85,6 +85,8 @@ type Queue struct {
 	secret  *[32]byte
 	lines   map[Lane]*line
 	flights map[uint64]*flight
+	// gone is told when a line or a flight has gone.
+	gone *sync.Cond
 	// ready is what the store has ready in each lane, as far as is known.
 	ready map[Lane]int
 	told  map[Lane]time.Time
@@ -114,6 +116,7 @@ func New(cfg Config) (*Queue, error) {
 		lines: map[Lane]*line{}, flights: map[uint64]*flight{}, ready: map[Lane]int{}, told: map[Lane]time.Time{},
 		cancelled: map[uint64]time.Time{}, sweepAt: map[Lane]time.Time{}, sweeping: map[Lane]bool{},
 	}
+	q.gone = sync.NewCond(&q.mu)
 	q.hard, q.cut = context.WithCancel(context.Background())
 	q.lasting, q.silence = context.WithCancel(context.Background())
 	var err error

@@ -287,6 +287,7 @@ func (f *flight) release() {
 	f.q.mu.Lock()
 	if f.q.flights[f.id.Seq] == f {
 		delete(f.q.flights, f.id.Seq)
+		f.q.gone.Broadcast()
 	}
 	f.q.mu.Unlock()
 	select {

@@ -153,6 +153,7 @@ func (l *line) leave() bool {
 		return false
 	}
 	delete(l.q.lines, l.lane)
+	l.q.gone.Broadcast()
 	return true
 }
 

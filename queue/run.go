@@ -43,19 +43,13 @@ func (q *Queue) Run(ctx context.Context, pods Pods) error {
 func (q *Queue) Drain(ctx context.Context) error {
 	q.stopFetching()
 	defer context.AfterFunc(ctx, q.stop)()
-	for {
-		q.mu.Lock()
-		idle := len(q.lines) == 0 && len(q.flights) == 0
-		q.mu.Unlock()
-		if idle {
-			return ctx.Err()
-		}
-		time.Sleep(drainPause)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.lines) > 0 || len(q.flights) > 0 {
+		q.gone.Wait()
 	}
+	return ctx.Err()
 }
-
-// drainPause is between two looks at what is left.
-const drainPause = 10 * time.Millisecond
 
 func (q *Queue) stopFetching() {
 	q.drainOnce.Do(func() {
