@@ -65,8 +65,10 @@ type flight struct {
 	delivery  Delivery
 	phase     phase
 	cancelled bool
-	cancel    context.CancelFunc // of the delivery to a pod
-	rec       *record            // replaced, never changed, once it is here
+	// over: its record says that it has ended, and stays as it is.
+	over   bool
+	cancel context.CancelFunc // of the delivery to a pod
+	rec    *record            // replaced, never changed, once it is here
 }
 
 func (f *flight) handle() Delivery {
@@ -98,6 +100,17 @@ func (f *flight) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.cancelled = true
+	if f.cancel != nil {
+		f.cancel()
+	}
+}
+
+// leave gives up a call that ended elsewhere, or before: the store had
+// forgotten that it was delivered.
+func (f *flight) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
 	if f.cancel != nil {
 		f.cancel()
 	}
@@ -225,7 +238,7 @@ func (f *flight) saveRunning() {
 	ctx, cancel := context.WithTimeout(f.q.hard, storeTime)
 	defer cancel()
 	if rec, err := f.q.load(ctx, f.id); err == nil && rec != nil && rec.State.Ended() {
-		f.stop()
+		f.leave()
 		return
 	}
 	if err := f.q.cfg.Store.Save(ctx, f.id, f.record().encode(), f.q.keepOpen()); err != nil {

@@ -532,6 +532,32 @@ func TestEndedCallIsOnlyAcknowledged(t *testing.T) {
 	})
 }
 
+// It is called again where the store was killed too, and has forgotten that it
+// had delivered it. What was written of it stays.
+func TestEndedCallKeepsItsOutcome(t *testing.T) {
+	for name, takesAgain := range map[string]time.Duration{"short": 500 * time.Millisecond, "long": 30 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			in(t, queuetest.Config{}, func(w *world) {
+				f := w.function(fn, 1, nil)
+				v := w.start(0, nil)
+				w.fails("Ack", "", -1)
+				id := v.submit(fn, nil)
+				time.Sleep(time.Second)
+				v.kill()
+				w.fails("Ack", "", 0)
+				w.mem.ForgetTimes()
+				f.answer = takes(takesAgain)
+				next := w.start(0, nil)
+				time.Sleep(time.Minute)
+				next.want(id, queue.Succeeded, 1, "")
+				if got := len(w.runs(fn)); got != 2 || w.mem.Items() != 0 {
+					t.Errorf("%d runs, %d items", got, w.mem.Items())
+				}
+			})
+		})
+	}
+}
+
 func TestCallsOfAKilledWeirRunAgain(t *testing.T) {
 	in(t, queuetest.Config{}, func(w *world) {
 		w.function(fn, 2, nil).answer = takes(time.Minute)

@@ -22,6 +22,9 @@ func (f *flight) settle(r ruling) (later time.Time) {
 	f.stopSaving()
 	f.mu.Lock()
 	f.phase = settling
+	if f.over {
+		r = ruling{act: acknowledge}
+	}
 	f.mu.Unlock()
 	switch r.act {
 	case acknowledge:

@@ -104,6 +104,16 @@ func (m *Memory) Items() int {
 	return len(m.items)
 }
 
+// ForgetTimes has what was delivered count as not delivered yet: a server that
+// is killed may not have kept it.
+func (m *Memory) ForgetTimes() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, it := range m.items {
+		it.times = 0
+	}
+}
+
 func (m *Memory) lane(name queue.Lane) *lane {
 	l := m.lanes[name]
 	if l == nil {
