@@ -88,6 +88,9 @@ func (s *Store) pull(ctx context.Context, lane queue.Lane, request pull) ([]queu
 	if err := s.ensureLane(ctx, lane, state); err != nil {
 		return nil, silence, err
 	}
+	if err := s.resolve(ctx); err != nil {
+		return nil, silence, err
+	}
 	data, err := json.Marshal(request)
 	if err != nil {
 		return nil, silence, err
@@ -249,8 +252,7 @@ func (s *Store) delivered(msg *nats.Msg) (*delivery, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	if s.server != nil && place <= s.server.doubtful {
-		// What an earlier server knew of deliveries is not kept.
+	if s.doubtful(place) {
 		times = max(times, 2)
 	}
 	d := &delivery{store: s, msg: msg, times: times, item: queue.Item{

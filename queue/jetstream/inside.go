@@ -45,11 +45,8 @@ type inside struct {
 
 	mu      sync.Mutex
 	running *server.Server
-	killed  bool // an earlier server of this folder was not stopped
-	// doubtful is the last place that was given before this server began: what
-	// the one before it knew of deliveries is not kept.
-	doubtful uint64
-	full     atomic.Bool // for the log: there is no room
+	killed  bool        // an earlier server of this folder was not stopped
+	full    atomic.Bool // for the log: there is no room
 }
 
 func startInside(ctx context.Context, cfg Config) (*inside, error) {

@@ -148,6 +148,7 @@ type Store struct {
 	queue, records, letters, meta jetstream.Stream
 
 	lanes  lanes
+	doubt  doubt
 	warm   warm
 	heard  chan []byte
 	denied atomic.Pointer[string] // what a server last refused this user
@@ -188,12 +189,12 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.streams(ctx); err != nil {
 		return err
 	}
+	s.doubt.last, s.doubt.connection = s.queue.CachedInfo().State.LastSeq, s.connection()
 	if err := s.listen(); err != nil {
 		return told("hear news", err)
 	}
 	if s.server != nil {
 		s.warm.folder, s.warm.drop = s.server.messages(s.queueName()), s.dropBlock
-		s.server.doubtful = s.queue.CachedInfo().State.LastSeq
 		if err := s.readyAgain(ctx); err != nil {
 			return fmt.Errorf("make ready what an earlier weir was given: %w", err)
 		}

@@ -34,7 +34,7 @@ func putForEver(dir string) {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	if s.server.doubtful > 0 {
+	if s.doubt.last > 0 {
 		fmt.Println("doubtful")
 	}
 	fail := func(err error) {

@@ -197,6 +197,58 @@ func TestAnExternalServerIsKilledUnderLoad(t *testing.T) {
 	nothingIsLost(t, s, sent, done)
 }
 
+// A server that is killed forgets deliveries, which it writes down ten times a
+// second: whether an item was delivered before is not known of any that was there.
+func TestAKilledServerForgetsDeliveries(t *testing.T) {
+	o := startOutside(t, "")
+	s := openAt(t, Config{URL: o.url, Lease: 2 * time.Second})
+	const n = 20
+	fetched := func(what string, times func(int) bool) {
+		t.Helper()
+		seen := 0
+		until(t, "all are delivered "+what, func() bool {
+			got, _ := s.Fetch(t.Context(), lane, 3, time.Second) // a few: it writes the first of them down
+			for _, d := range got {
+				if seen++; !times(d.Times()) {
+					t.Errorf("%s: item %d is delivered for the %d. time", what, d.Item().Seq, d.Times())
+				}
+			}
+			return seen >= n
+		})
+	}
+	for range n {
+		if _, _, err := s.Put(t.Context(), lane, []byte("x"), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fetched("at first", func(times int) bool { return times == 1 })
+	for _, what := range []string{"after a kill", "after another one"} {
+		o.kill()
+		o.start()
+		fetched(what, func(times int) bool { return times > 1 })
+	}
+	s.Close()
+	o.kill()
+	o.start()
+	s = openAt(t, Config{URL: o.url, Lease: 2 * time.Second})
+	fetched("to the next weir", func(times int) bool { return times > 1 })
+	var fresh uint64
+	until(t, "one more is put", func() (ok bool) {
+		var err error
+		fresh, _, err = s.Put(t.Context(), lane, []byte("x"), "")
+		return err == nil
+	})
+	until(t, "what came later is delivered as new", func() bool {
+		got, _ := s.Fetch(t.Context(), lane, 2*n, time.Second)
+		for _, d := range got {
+			if d.Item().Seq == fresh {
+				return d.Times() == 1
+			}
+		}
+		return false
+	})
+}
+
 func TestOneOfThreeServersIsKilledUnderLoad(t *testing.T) {
 	var routes []string
 	var ports []int
