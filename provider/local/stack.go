@@ -134,7 +134,7 @@ func (r *stackReader) function(f field) *definition {
 	var fprocess, address string
 	var labels, annotations map[string]string
 	lines := map[string]int{}
-	namespace := r.namespace
+	namespace, namespaceLine := r.namespace, f.line
 	for _, g := range r.fields(f.value, f.name) {
 		what := f.name + "." + g.name
 		switch {
@@ -152,7 +152,7 @@ func (r *stackReader) function(f field) *definition {
 			annotations, _ = r.texts(g, what)
 		case g.name == "namespace":
 			if text, ok := r.text(g, what); ok && text != "" {
-				namespace = text
+				namespace, namespaceLine = text, g.line
 			}
 		case slices.Contains(unused, g.name):
 			r.ignored[g.name] = append(r.ignored[g.name], f.name)
@@ -160,12 +160,7 @@ func (r *stackReader) function(f field) *definition {
 			r.fault(g.line, "%s: expected one of %s, or what faas-cli builds and deploys by, such as image", what, strings.Join(used, ", "))
 		}
 	}
-	ref, err := function.ParseRef(f.name, namespace)
-	if err != nil || ref.Name != f.name {
-		r.fault(f.line, "%s in namespace %s: expected names of lower case letters, digits and '-', each at most 63 long", shown(f.name), shown(namespace))
-		return nil
-	}
-	d.ref = ref
+	d.ref = function.Ref{Name: f.name, Namespace: namespace}
 	if address != "" {
 		if fprocess != "" {
 			r.fault(lines["fprocess"], "%s: both url and fprocess: expected url for what runs elsewhere, else fprocess", f.name)
@@ -176,8 +171,27 @@ func (r *stackReader) function(f field) *definition {
 	} else {
 		r.process(d, fprocess, lines, before)
 	}
+	if !r.name(f, namespace, namespaceLine) {
+		return nil
+	}
 	d.settle(labels, annotations, address)
 	return d
+}
+
+// name says whether a function can be called by its name, and tells of each part
+// that is none at its own line.
+func (r *stackReader) name(f field, namespace string, namespaceLine int) bool {
+	const wanted = "expected lower case letters, digits and '-' between them, at most 63 long"
+	ref, err := function.ParseRef(f.name, "default")
+	name := err == nil && ref.Name == f.name
+	if !name {
+		r.fault(f.line, "name %s: %s", shown(f.name), wanted)
+	}
+	_, err = function.ParseRef("name", namespace)
+	if err != nil {
+		r.fault(namespaceLine, "%s: namespace %s: %s", f.name, shown(namespace), wanted)
+	}
+	return name && err == nil
 }
 
 // environment reads what a replica gets, checking the names.
@@ -234,11 +248,14 @@ func (r *stackReader) process(d *definition, fprocess string, lines map[string]i
 	case command != "" && mode == string(watchdog.ModeHTTP) && upstream == "":
 		env["upstream_url"] = "http://127.0.0.1:$PORT"
 	case command == "" && mode != string(watchdog.ModeStatic) && (mode != string(watchdog.ModeHTTP) || upstream == ""):
-		if len(r.faults) > before {
-			return // it may be there, where it cannot be read
+		if len(r.faults) == before { // else it may be there, where it cannot be read
+			r.fault(d.line, "%s: no fprocess: expected the handler's command, as fprocess or environment.fprocess, or url where it runs elsewhere", d.ref.Name)
 		}
-		r.fault(d.line, "%s: no fprocess: expected the handler's command, as fprocess or environment.fprocess, or url where it runs elsewhere", d.ref.Name)
-		return
+		// The rest is checked as if it were there.
+		env["fprocess"] = "any"
+		if mode == string(watchdog.ModeHTTP) {
+			env["upstream_url"] = "http://127.0.0.1:$PORT"
+		}
 	}
 	if command != "" && mode == string(watchdog.ModeHTTP) && upstream != "" && expandPort(upstream, 1) == upstream && !strings.HasPrefix(upstream, "unix:") {
 		r.notes = append(r.notes, fmt.Sprintf("%s: upstream_url %s has a port of its own, on which a second replica cannot listen: let the handler listen on $PORT", d.ref.Name, shown(upstream)))

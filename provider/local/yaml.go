@@ -104,7 +104,7 @@ type field struct {
 }
 
 // fields are those of a mapping, what it merges by << after its own, each name
-// once. what is how faults call it. Nothing at all is an empty mapping.
+// once unless a fault says otherwise. what is how faults call it. Nothing at all is an empty mapping.
 func (d *document) fields(n *yaml.Node, what string) []field {
 	return d.merged(n, what, map[string]bool{}, 0)
 }
@@ -137,6 +137,7 @@ func (d *document) merged(n *yaml.Node, what string, seen map[string]bool, depth
 			merges = append(merges, value)
 		case own[name.Value]:
 			d.fault(n.Content[i].Line, "%s: %s stands here twice", what, shown(name.Value))
+			all = append(all, field{name.Value, n.Content[i].Line, value}) // for its own faults
 		default:
 			own[name.Value] = true
 			if !seen[name.Value] {
