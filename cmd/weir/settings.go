@@ -20,7 +20,7 @@ const prefix = "WEIR"
 // falls back to the name without the prefix.
 type settings struct {
 	Provider  choice `split_words:"true" default:"kubernetes" desc:"Who runs the functions: kubernetes, or local for processes of this machine."`
-	Namespace text   `split_words:"true" desc:"Namespaces whose functions are served: one, several with commas, or * for all. The first is that of names without one. Default: weir's own; local: default."`
+	Namespace text   `split_words:"true" desc:"Namespaces whose functions are served: one, several with commas, or * for all. The first is that of names without one. Default: weir's own. local: the one of functions that name none; default: default."`
 	Stack     path   `split_words:"true" desc:"local: the stack.yaml that describes the functions."`
 	Fwatchdog path   `split_words:"true" desc:"local: the fwatchdog program. Default: beside weir, then on the PATH."`
 
@@ -104,6 +104,8 @@ func read() (*settings, error) {
 // validate finds what does not go together, and reads the password's file.
 func (s *settings) validate() (faults []error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	s.validateNames(fault)
+	s.validateHold(fault)
 	s.validateStore(fault)
 	switch {
 	case s.Provider.val == "local" && s.Stack.val == "":
