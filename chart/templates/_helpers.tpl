@@ -1,4 +1,7 @@
 {{- define "weir.name" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" .Release.Name) -}}
+{{- fail (printf "release name %q: expected a letter, then letters, digits and '-', for a Service is named by it" .Release.Name) -}}
+{{- end -}}
 {{- if contains "weir" .Release.Name -}}
 {{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
