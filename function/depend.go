@@ -65,7 +65,7 @@ func (w *walk) visit(ref Ref) {
 func (w *walk) drop(e Edge, expected string) {
 	w.ignore[e] = Fault{
 		Object: fmt.Sprintf("function %s/%s", e.From.Namespace, e.From.Name),
-		Key:    weirPrefix + "depends-on", Value: e.To.String(), Expected: expected,
+		Key:    cmp.Or(w.functions[e.From].DependsOnKey, weirPrefix+"depends-on"), Value: e.To.String(), Expected: expected,
 	}
 }
 

@@ -122,9 +122,15 @@ func TestParseRows(t *testing.T) {
 		{openfaas, "com.openfaas.retry.jitter", "exponential", faas(func(s *Spec) { s.Retry.Jitter = NoJitter })},
 		{slimfaas, "weir/retry-jitter", "full", slim(func(s *Spec) { s.Retry.Jitter = FullJitter })},
 
-		{weir, "weir/depends-on", "db, cache.infra,,db", weirs(func(s *Spec) { s.DependsOn = []Ref{{"db", "shop"}, {"cache", "infra"}} })},
-		{slimfaas, "SlimFaas/DependsOn", "mysql,fibonacci2", slim(func(s *Spec) { s.DependsOn = []Ref{{"mysql", "shop"}, {"fibonacci2", "shop"}} })},
-		{slimfaas, "SlimFaas/DependsOn", `["a-b","c"]`, slim(func(s *Spec) { s.DependsOn = []Ref{{"a-b", "shop"}, {"c", "shop"}} })},
+		{weir, "weir/depends-on", "db, cache.infra,,db", weirs(func(s *Spec) {
+			s.DependsOn, s.DependsOnKey = []Ref{{"db", "shop"}, {"cache", "infra"}}, "weir/depends-on"
+		})},
+		{slimfaas, "SlimFaas/DependsOn", "mysql,fibonacci2", slim(func(s *Spec) {
+			s.DependsOn, s.DependsOnKey = []Ref{{"mysql", "shop"}, {"fibonacci2", "shop"}}, "SlimFaas/DependsOn"
+		})},
+		{slimfaas, "SlimFaas/DependsOn", `["a-b","c"]`, slim(func(s *Spec) {
+			s.DependsOn, s.DependsOnKey = []Ref{{"a-b", "shop"}, {"c", "shop"}}, "SlimFaas/DependsOn"
+		})},
 
 		{weir, "weir/start-with-any", "TRUE", weirs(func(s *Spec) { s.StartWithAny = true })},
 		{slimfaas, "SlimFaas/ReplicasStartAsSoonAsOneFunctionRetrieveARequest", "true", slim(func(s *Spec) { s.StartWithAny = true })},
@@ -361,7 +367,7 @@ func TestParseFaults(t *testing.T) {
 		if row.key == "weir/at-start" {
 			want.AtStart = 0
 		}
-		got.DependsOn = nil // what can be read of it is kept
+		got.DependsOn, got.DependsOnKey = nil, "" // what can be read of it is kept
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s=%q: got %+v, want the default in its place: %+v", row.key, clip(row.value), got, want)
 		}

@@ -45,6 +45,8 @@ type Spec struct {
 	// wakes this one with any function's first call.
 	DependsOn    []Ref
 	StartWithAny bool
+	// DependsOnKey is where DependsOn was read, for what is said of it.
+	DependsOnKey string
 	// Schedule is nil where hours do not matter.
 	Schedule *Schedule
 

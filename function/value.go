@@ -183,7 +183,7 @@ func readDependsOn(d *draft, v value) string {
 	if len(bad) > 0 {
 		d.fault(v, "NAME or NAME.NAMESPACE between commas, which "+quote(bad[0])+" is not; the others are taken")
 	}
-	d.DependsOn = refs
+	d.DependsOn, d.DependsOnKey = refs, v.key
 	return ""
 }
 

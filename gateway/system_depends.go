@@ -41,7 +41,8 @@ type dependencies struct {
 func (d *dependencies) tell(g *Gateway) {
 	now := ignored(g.cfg.Fleet)
 	for _, fault := range sortedFaults(now, func(e function.Edge) bool { return d.told[e] != now[e] }) {
-		g.cfg.Log.Warn("dependency ignored", slog.String("object", fault.Object), slog.String("on", fault.Value), slog.String("why", fault.Expected))
+		g.cfg.Log.Warn("dependency ignored", slog.String("object", fault.Object),
+			slog.String("key", fault.Key), slog.String("value", fault.Value), slog.String("expected", fault.Expected))
 	}
 	for edge, fault := range now {
 		if d.told[edge] != fault {
