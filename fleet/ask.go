@@ -54,7 +54,7 @@ type outcome struct {
 	answer answer // if answered
 	slow   bool   // the time ran out
 	conn   *conn  // kept for the next probe
-	err    error  // why it was not asked
+	err    error  // why it was not asked, or nobody was there
 	// misses counts probes in a row that ran out of time or got no answer,
 	// this one among them.
 	misses uint8
@@ -102,7 +102,7 @@ func askPod(ctx context.Context, q *question) outcome {
 				return outcome{err: err}
 			}
 		}
-		return outcome{kind: nobody, slow: ctx.Err() != nil || isTimeout(err)}
+		return outcome{kind: nobody, err: err, slow: ctx.Err() != nil || isTimeout(err)}
 	}
 	if q.connect {
 		_ = raw.Close()

@@ -119,6 +119,10 @@ func TestAsk(t *testing.T) {
 				_ = out.conn.Close()
 				out.conn = nil
 			}
+			if (out.kind == nobody) != (out.err != nil) {
+				t.Errorf("kind %d with the error %v", out.kind, out.err)
+			}
+			out.err = nil
 			if out != c.want {
 				t.Errorf("%+v\nexpected %+v", out, c.want)
 			}

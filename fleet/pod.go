@@ -89,6 +89,20 @@ func (p *Pod) State() State {
 	return p.said.Load().State
 }
 
+// Unreached says why nobody is at the address of a pod that is Starting, or "".
+func (p *Pod) Unreached() string {
+	pr := p.entry.fleet.cfg.Probe
+	if pr == nil || p.State() != Starting {
+		return ""
+	}
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	if p.watch.unreached == nil {
+		return ""
+	}
+	return p.watch.unreached.Error()
+}
+
 // Learn takes what the pod was heard to say, and tells who waits if it is
 // news. A pod that is Stopping stays it.
 func (p *Pod) Learn(heard Saying) { p.revise(func(s *Saying) { *s = heard }) }

@@ -97,6 +97,8 @@ type watch struct {
 	asked time.Time // the last probe's begin
 	since time.Time // not started since; zero while it is
 	conn  *conn     // kept for the next probe
+	// unreached is why the last probe found nobody; nil if it found somebody.
+	unreached error
 }
 
 // run probes until ctx ends.
@@ -335,6 +337,7 @@ func (pr *Prober) learn(p *Pod, out outcome) {
 	pr.mu.Lock()
 	// One that cannot be reached is still only guessed to be plain.
 	p.watch.guessed = guessed || p.watch.guessed && out.kind == nobody
+	p.watch.unreached = out.err
 	pr.mu.Unlock()
 	if now := p.Said(); now.State != was.State || now.Nature != was.Nature {
 		pr.Log.Debug("pod", "function", p.entry.Function().Ref.String(), "pod", p.About().Name,

@@ -543,3 +543,28 @@ func TestRunEnds(t *testing.T) {
 		}
 	})
 }
+
+// Why nobody is at an address is known until somebody is.
+func TestUnreached(t *testing.T) {
+	refused := syscall.ECONNREFUSED
+	probing(t, func(_ string, n int) (outcome, time.Duration) {
+		if n < 5 {
+			return outcome{kind: nobody, err: refused}, 0
+		}
+		return said(200, ""), 0
+	}, func(f *Fleet, a *asker) {
+		f.Put(functionOf(refOf(1), podOf(1)))
+		p := f.Get(refOf(1)).Pods()[0]
+		if got := p.Unreached(); got != "" {
+			t.Errorf("before it was asked: %q", got)
+		}
+		time.Sleep(5 * time.Millisecond)
+		if got := p.Unreached(); got != refused.Error() {
+			t.Errorf("with nobody there: %q", got)
+		}
+		time.Sleep(time.Minute)
+		if got := p.Unreached(); got != "" || p.State() != Started {
+			t.Errorf("with a watchdog there: %q, %s", got, p.State())
+		}
+	})
+}

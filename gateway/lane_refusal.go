@@ -65,7 +65,7 @@ func (l *lane) late(e *fleet.Entry) error {
 	case fn.Replicas == 0 && !fn.Fixed && err != nil:
 		return answer("not_woken", retryStarted, "%s sleeps and could not be woken within %s: %s; %s", name, hold, plainly(err), remedy(err))
 	case !l.places.awake && fn.Fixed:
-		return answer("not_started", retryStarted, "%s: nobody answered at its address within %s", name, hold)
+		return answer("not_started", retryStarted, "%s: nobody answered at its address within %s; /system/function/%s says why", name, hold, l.ref)
 	case !l.places.awake:
 		return answer("not_started", retryStarted, "%s: none of its pods (%d of %d exist) started within %s; their log says why", name, len(e.Pods()), fn.Replicas, hold)
 	case l.company.pending != (function.Ref{}):

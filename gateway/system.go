@@ -56,8 +56,9 @@ type podStatus struct {
 	Nature string `json:"nature"`
 	// Room: it takes the next call. Guarded: it takes none, for want of memory,
 	// descriptors, processes or disk.
-	Room     bool   `json:"room"`
-	Guarded  bool   `json:"guarded,omitempty"`
+	Room    bool `json:"room"`
+	Guarded bool `json:"guarded,omitempty"`
+	// Reason is why it does not serve, where that is known.
 	Reason   string `json:"reason,omitempty"`
 	LastExit string `json:"lastExit,omitempty"`
 }
@@ -67,7 +68,7 @@ func podsOf(e *fleet.Entry) (all []podStatus) {
 		about, said := p.About(), p.Said()
 		all = append(all, podStatus{
 			Name: about.Name, State: p.State().String(), Nature: said.Nature.String(),
-			Room: said.Room, Guarded: said.Guarded, Reason: about.Reason, LastExit: about.LastExit,
+			Room: said.Room, Guarded: said.Guarded, Reason: cmp.Or(about.Reason, p.Unreached()), LastExit: about.LastExit,
 		})
 	}
 	return all

@@ -158,12 +158,13 @@ func TestUnknownSetting(t *testing.T) {
 // TestBadLabels are told of in the log and the API, and stop nothing.
 func TestBadLabels(t *testing.T) {
 	t.Parallel()
-	p := local(t, "functions:\n"+function(t, "echo", nil, append(asleep, `weir/max: "lots"`, `weir/depends-on: nobody`))+
+	p := local(t, "functions:\n"+function(t, "echo", nil, append(asleep, `weir/max: "lots"`, `SlimFaas/DependsOn: nobody`))+
 		"    labels:\n      com.openfaas.scale.target: \"-1\"\n")
-	for _, line := range []string{`weir/max=\"lots\": expected`, `com.openfaas.scale.target=\"-1\": expected`} {
+	for _, line := range []string{`weir/max=\"lots\": expected`, `com.openfaas.scale.target=\"-1\": expected`,
+		`msg="dependency ignored" object="function default/echo" key=SlimFaas/DependsOn value=nobody.default expected=`} {
 		p.Until("the log has "+line, func() bool { return strings.Contains(p.Log.String(), line) })
 	}
-	p.get("/system/function/echo").check(t, http.StatusOK, `"key":"weir/max","value":"lots","expected":"`, `"key":"com.openfaas.scale.target","value":"-1"`, `"key":"weir/depends-on"`)
+	p.get("/system/function/echo").check(t, http.StatusOK, `"key":"weir/max","value":"lots","expected":"`, `"key":"com.openfaas.scale.target","value":"-1"`, `"key":"SlimFaas/DependsOn"`)
 	p.get("/function/echo").check(t, http.StatusOK)
 }
 
@@ -182,6 +183,10 @@ func TestFunctionsThatDoNotStart(t *testing.T) {
 			a.check(t, http.StatusServiceUnavailable, "function "+name+".default", "within 3s")
 			if a.Header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")
+			}
+			if name == "far" { // who may not see the address is told where it stands
+				a.check(t, http.StatusServiceUnavailable, "/system/function/far.default says why")
+				p.get("/system/function/far").check(t, http.StatusOK, `"state":"starting"`, `"reason":"dial tcp 127.0.0.1:1: connect: connection refused"`)
 			}
 		})
 	}
