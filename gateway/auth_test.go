@@ -109,6 +109,9 @@ func TestWhatIsNotListedIsNotThere(t *testing.T) {
 		!strings.Contains(rec.Body.String(), "/function/NAME") {
 		t.Errorf("CONNECT: %d %q", rec.Code, rec.Body.String())
 	}
+	if rec := w.ask("CONNECT", "/function/echo", "", nil); rec.Code != 400 || !strings.Contains(rec.Body.String(), "weir is no proxy") {
+		t.Errorf("CONNECT of a path: %d %q", rec.Code, rec.Body.String())
+	}
 	if rec := w.ask("OPTIONS", "*", "", nil); rec.Code != 400 || !strings.Contains(rec.Body.String(), "OPTIONS \"*\": ") {
 		t.Errorf("OPTIONS *: %d %q", rec.Code, rec.Body.String())
 	}

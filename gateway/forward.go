@@ -309,7 +309,7 @@ func (c *call) repeat(t *proxy.TryError) (again bool) {
 	case !proxy.Idempotent(c.r.Method):
 		why = "a " + c.r.Method + " is not repeated, for it may have had an effect"
 	case c.begun >= maxTries:
-		why = fmt.Sprintf("%d pods were tried", c.begun)
+		why = fmt.Sprintf("it was tried %d times", c.begun)
 	case !c.lane.spend():
 		why = "too many calls are being repeated already"
 	}

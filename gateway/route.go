@@ -158,12 +158,15 @@ func rawTarget(r *http.Request) (string, bool) {
 	if target == "" {
 		target = r.URL.RequestURI()
 	}
+	if r.Method == http.MethodConnect {
+		return "", false
+	}
 	if strings.HasPrefix(target, "/") {
 		return target, true
 	}
 	// The form that clients use to a proxy: scheme://host/path.
 	_, after, ok := strings.Cut(target, "://")
-	if !ok || r.Method == http.MethodConnect {
+	if !ok {
 		return "", false
 	}
 	end := strings.IndexAny(after, "/?")
@@ -311,7 +314,7 @@ func (a *api) complete() bool { return complete(a.g.cfg.Fleet) }
 // unread is the answer where a 404 would say too much.
 func unread(w http.ResponseWriter) {
 	w.Header().Set("Retry-After", "1")
-	say(w, http.StatusServiceUnavailable, "weir has not read yet which functions there are; ask again")
+	say(w, http.StatusServiceUnavailable, "weir has not read yet which functions there are: ask again; if it stays so its log says why")
 }
 
 // private says which of the watchdog's two own paths a function's path is, as
