@@ -22,6 +22,8 @@ var (
 	ErrForbidden = errors.New("not allowed")
 	// ErrUnavailable: the provider cannot be asked at the moment.
 	ErrUnavailable = errors.New("provider unavailable")
+	// ErrFull: there is no room for one more replica.
+	ErrFull = errors.New("no room for another replica")
 	// ErrFixed: the function's replicas are not weir's to change.
 	ErrFixed = errors.New("replicas are fixed")
 )

@@ -221,5 +221,5 @@ func secrets(_ *api, w http.ResponseWriter, _ *request) {
 }
 
 func logs(_ *api, w http.ResponseWriter, _ *request) {
-	say(w, http.StatusNotImplemented, "weir keeps no logs of functions: kubectl logs has them")
+	say(w, http.StatusNotImplemented, "weir keeps no logs of functions: kubectl logs has them, or with WEIR_PROVIDER=local the output of weir")
 }

@@ -191,7 +191,7 @@ func (l *lane) sawAnswer() {
 }
 
 // kinds are the errors of a provider that differ in what to do about them.
-var kinds = []error{function.ErrForbidden, function.ErrUnavailable, function.ErrNotFound, function.ErrConflict, function.ErrFixed}
+var kinds = []error{function.ErrForbidden, function.ErrUnavailable, function.ErrNotFound, function.ErrConflict, function.ErrFull, function.ErrFixed}
 
 func sameKind(a, b error) bool {
 	if a == nil || b == nil {
@@ -214,6 +214,8 @@ func remedy(err error) string {
 		return "weir asks again until it answers; see that the provider is up"
 	case errors.Is(err, function.ErrNotFound):
 		return "it was deleted a moment ago"
+	case errors.Is(err, function.ErrFull):
+		return "weir asks again, and there is room when other functions stop or have a lower max"
 	case errors.Is(err, function.ErrFixed):
 		return "start it where it runs"
 	}

@@ -260,6 +260,7 @@ func TestAProviderThatRefusesIsSaid(t *testing.T) {
 	}{
 		{fmt.Errorf("%w: deployments.apps \"a\" is forbidden: User \"x\" cannot patch", function.ErrForbidden), []string{"not allowed", "give weir the right"}},
 		{fmt.Errorf("%w: dial tcp 10.0.0.1:6443: connection refused", function.ErrUnavailable), []string{"provider unavailable", "asks again"}},
+		{fmt.Errorf("a.ns: %w: 64 are taken", function.ErrFull), []string{"no room for another replica", "a lower max"}},
 		{errors.New("something else at 10.0.0.1"), []string{"could not"}},
 	} {
 		t.Run(c.err.Error(), func(t *testing.T) {

@@ -246,7 +246,7 @@ func (p *Provider) Wake(_ context.Context, ref function.Ref, replicas int) error
 
 // Scale is of gateway.Provider. It asks for no more than the function's max,
 // and for no more than MaxReplicas leave room for; where they leave none the
-// error is function.ErrForbidden.
+// error is function.ErrFull.
 func (p *Provider) Scale(_ context.Context, ref function.Ref, replicas int, version string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -277,7 +277,7 @@ func (p *Provider) scale(w *workload, n int) error {
 	if most := w.want + p.cfg.MaxReplicas - p.asked; n > most && n > w.want {
 		message := fmt.Sprintf("%d replicas were asked for, and all functions together may have %d, of which %d are taken", n, p.cfg.MaxReplicas, p.asked)
 		if most <= w.want {
-			return fmt.Errorf("%s: %w: %s", ref, function.ErrForbidden, message)
+			return fmt.Errorf("%s: %w: %s", ref, function.ErrFull, message)
 		}
 		p.Event(ref, function.Event{Warning: true, Reason: "MachineFull", Message: message})
 		n = most

@@ -247,7 +247,7 @@ func TestBounds(t *testing.T) {
 		"wake":  s.Wake(t.Context(), ref("c"), 1),
 		"scale": s.Scale(t.Context(), ref("b"), 3, ""),
 	} {
-		if !errors.Is(err, function.ErrForbidden) {
+		if !errors.Is(err, function.ErrFull) {
 			t.Errorf("%s on a full machine: %v", what, err)
 		}
 	}
