@@ -128,6 +128,32 @@ func TestBadFiles(t *testing.T) {
 }
 
 // Aliases that stand for more than there is are counted, not followed.
+// A text that is no YAML is faulty at one line, and that one is named: not where
+// the mapping begins that the fault is in.
+func TestSyntaxFaultsAreNamedWithTheirLines(t *testing.T) {
+	for text, want := range map[string]string{
+		"a: b: c\n": "f:1: not YAML: mapping values",
+		"functions:\n  a:\n    fprocess: cat\n   b: x\n":                                 "f:4: not YAML: did not find expected key",
+		"functions:\n  a:\n    fprocess: cat\n    environment:\n      A: 1\n     B: 2\n": "f:6: not YAML: did not find expected key",
+		"functions:\n  a: {fprocess: cat}\n  b: {fprocess: cat,, }\n":                    "f:3: not YAML: did not find expected node",
+		"functions:\n  a: {fprocess: cat}\n  b: {fprocess: cat\n  c: {}\n":               "f:3: not YAML: did not find expected ','", // where it opens
+		"functions:\n  a:\n    fprocess: 'x\n  b: y\n":                                   "f:3: not YAML: found unexpected end",
+		"functions:\n  a: *x\n":       "f:2: not YAML: unknown anchor 'x'",
+		"functions:\n  a: \"\x01\"\n": "f:2: not YAML: control characters",
+		"functions:\n  a: \xff\n":     "f:2: not YAML: invalid leading UTF-8",
+		"functions:\n\ta: x\n":        "f:2: not YAML: found character that cannot start any token: a tab does not indent",
+		"functions: {}\n---\na: b: c": "f:3: not YAML: mapping values",
+		"a: 1\n- b\n":                 "f:2: not YAML: did not find expected key",
+		"functions:\n" + strings.Repeat("  a:\n    fprocess: >\n      cat\n\n", 5000) + " b: x\n": "f:20002: not YAML: did not find expected key",
+		// A line that is longer than what is read at once.
+		"functions:\n  # " + strings.Repeat("x", 5000) + "\n   a: b: c\n": "f:3: not YAML: mapping values",
+	} {
+		if _, err := parseStack([]byte(text), "f", "default"); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%.80q: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestAliasesAreBounded(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("x-a: &a\n")

@@ -70,7 +70,7 @@ func (d *document) parse(text []byte) *yaml.Node {
 		d.fault(0, "empty: expected functions: and below it NAME: with what each is")
 		return nil
 	case err != nil:
-		d.syntax(err)
+		d.syntax(err, text)
 		return nil
 	}
 	var more yaml.Node
@@ -78,7 +78,7 @@ func (d *document) parse(text []byte) *yaml.Node {
 	case err == nil:
 		d.fault(more.Line, "a second document: expected one")
 	case !errors.Is(err, io.EOF):
-		d.syntax(err)
+		d.syntax(err, text)
 	}
 	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 {
 		d.fault(0, "no value: expected functions: and below it NAME: with what each is")
@@ -87,13 +87,73 @@ func (d *document) parse(text []byte) *yaml.Node {
 	return root.Content[0]
 }
 
-func (d *document) syntax(err error) {
-	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
-	if at := yamlLine.FindStringSubmatch(text); at != nil {
+// syntax names the line of a fault itself: the library's is that of what the
+// fault is in, such as the whole of functions:, or one less, or none.
+func (d *document) syntax(err error, text []byte) {
+	said, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
+	if at := yamlLine.FindStringSubmatch(said); at != nil {
 		line, _ = strconv.Atoi(at[1])
-		text = text[len(at[0]):]
+		said = said[len(at[0]):]
 	}
-	d.fault(line, "not YAML: %s", text)
+	if strings.HasSuffix(said, "cannot start any token") {
+		said += ": a tab does not indent, and text that begins with @, % or ` needs quotes"
+	}
+	d.fault(cmp.Or(brokenLine(text), line), "not YAML: %s", said)
+}
+
+// searchBound is how many bytes are read in search of a line.
+const searchBound = 64 << 20
+
+// brokenLine is the line after the longest beginning of a text that is YAML: the
+// one with the fault, or the one that opens what is never closed. 0 is not
+// found.
+func brokenLine(text []byte) int {
+	from := &lineReader{rest: text}
+	_ = readable(from) // as far as the fault, at most a line more
+	end := len(text) - len(from.rest)
+	for line, read := from.lines, 0; line > 0 && read < searchBound; line-- {
+		end = bytes.LastIndexByte(text[:max(end-1, 0)], '\n') + 1
+		if readable(bytes.NewReader(text[:end])) {
+			return line
+		}
+		read += end
+	}
+	return 0
+}
+
+// readable says whether all of a text is YAML.
+func readable(text io.Reader) bool {
+	decoder := yaml.NewDecoder(text)
+	for {
+		var node yaml.Node
+		if err := decoder.Decode(&node); err != nil {
+			return errors.Is(err, io.EOF)
+		}
+	}
+}
+
+// lineReader gives a text line by line, and counts them.
+type lineReader struct {
+	rest   []byte
+	lines  int
+	within bool // a line that has been counted
+}
+
+func (r *lineReader) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		return 0, io.EOF
+	}
+	if !r.within {
+		r.lines++
+	}
+	n := bytes.IndexByte(r.rest, '\n') + 1
+	if n == 0 {
+		n = len(r.rest)
+	}
+	r.within = n > len(p)
+	n = copy(p, r.rest[:n])
+	r.rest = r.rest[n:]
+	return n, nil
 }
 
 // field is one line of a mapping.
