@@ -252,7 +252,7 @@ func TestNoKubeconfig(t *testing.T) {
 	p := command(t)
 	p.Launch()
 	p.Until("it serves or ends", func() bool { return p.Over() || p.Serves() })
-	says(t, p.Log.String(), "WEIR_KUBECONFIG")
+	p.Until("it says what to set", func() bool { return strings.Contains(p.Log.String(), "WEIR_KUBECONFIG") })
 	p = command(t, "WEIR_KUBECONFIG=/nowhere/kubeconfig")
 	p.Launch()
 	p.Until("it names the file", func() bool { return strings.Contains(p.Log.String(), "/nowhere/kubeconfig") })
