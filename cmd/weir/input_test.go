@@ -120,6 +120,11 @@ func TestWhatIsMissing(t *testing.T) {
 		p.Write("stack.yaml", stack)
 		says(t, ends(t, p, 1), "/nowhere/fwatchdog")
 	})
+	t.Run("no temporary folder", func(t *testing.T) {
+		p := command(t, "WEIR_PROVIDER=local", "WEIR_STACK=stack.yaml", "WEIR_FWATCHDOG="+programtest.BuildFwatchdog(t), "TMPDIR=/nowhere")
+		p.Write("stack.yaml", stack)
+		says(t, ends(t, p, 1), "/nowhere: no such file or directory: expected TMPDIR to be one")
+	})
 	t.Run("port taken", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -101,7 +101,7 @@ func startKeeper(command []string, temp string, stderr io.Writer, log *slog.Logg
 func makeFolder(temp string) (folder string, lock *os.File, err error) {
 	for range 10 {
 		if folder, err = os.MkdirTemp(temp, folderPattern); err != nil {
-			return "", nil, err
+			return "", nil, fmt.Errorf("folder of the replicas: %w: expected TMPDIR to be one in which folders can be made", err)
 		}
 		path := filepath.Join(folder, lockName)
 		if lock, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600); err != nil {
