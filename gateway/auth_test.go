@@ -105,9 +105,12 @@ func TestWhatIsNotListedIsNotThere(t *testing.T) {
 			t.Errorf("%s: %d, want %d", target, rec.Code, want)
 		}
 	}
-	if rec := w.ask("CONNECT", "http://echo.fn/", "", nil); rec.Code != 400 || !strings.Contains(rec.Body.String(), "CONNECT \"http://echo.fn/\": weir is no proxy") ||
-		!strings.Contains(rec.Body.String(), "/function/NAME") {
-		t.Errorf("CONNECT: %d %q", rec.Code, rec.Body.String())
+	for _, target := range []string{"http://echo.fn/", "/function/echo/x", "/async-function/echo/x"} {
+		rec := w.ask("CONNECT", target, "", nil)
+		if rec.Code != 400 || !strings.Contains(rec.Body.String(), "CONNECT \""+target+"\": weir is no proxy") ||
+			!strings.Contains(rec.Body.String(), "/function/NAME") {
+			t.Errorf("CONNECT %s: %d %q", target, rec.Code, rec.Body.String())
+		}
 	}
 	if rec := w.ask("CONNECT", "/function/echo", "", nil); rec.Code != 400 || !strings.Contains(rec.Body.String(), "weir is no proxy") {
 		t.Errorf("CONNECT of a path: %d %q", rec.Code, rec.Body.String())

@@ -152,8 +152,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// rawTarget is the path and query of a request as its client wrote them.
+// rawTarget is the path and query of a request as its client wrote them. What
+// asks for a tunnel has none, whatever it names: no pod could be sent it.
 func rawTarget(r *http.Request) (string, bool) {
+	if r.Method == http.MethodConnect {
+		return "", false
+	}
 	target := r.RequestURI
 	if target == "" {
 		target = r.URL.RequestURI()
