@@ -58,6 +58,16 @@ func TestDeliver(t *testing.T) {
 		t.Errorf("header %v", a.Header)
 	}
 
+	// A call that came from nobody's address.
+	a = w.g.Deliver(e, stored(t.Context(), "POST", "/request", ""), 1<<20)
+	got = seen{}
+	if err := json.Unmarshal(a.Body, &got); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := got.Header["X-Forwarded-For"]; there {
+		t.Errorf("the handler got %+v", got)
+	}
+
 	// A body that is longer than what a call keeps, and an answer that is
 	// longer than what is wanted.
 	long := strings.Repeat("0123456789", 200_000)

@@ -77,7 +77,9 @@ func (c *call) headers() {
 	if c.r.Host != "" && c.r.Header[headerForwardedHost] == nil {
 		h[headerForwardedHost] = v[2:3:3]
 	}
-	h[headerForwardedFor] = v[3:4:4]
+	if v[3] != "" { // a callback of weir's own came from nobody
+		h[headerForwardedFor] = v[3:4:4]
+	}
 	if c.r.Header[contract.HeaderTry] != nil {
 		h[contract.HeaderTry] = nil
 	}
