@@ -257,7 +257,7 @@ func listed(lists []string, name string) bool {
 
 // refuseSubmit answers a call that is not kept.
 func (a *api) refuseSubmit(w http.ResponseWriter, q *request, err error) {
-	var own *refusal
+	var own, logged *refusal
 	var body *invoke.RequestError
 	switch {
 	case errors.As(err, &own):
@@ -270,8 +270,12 @@ func (a *api) refuseSubmit(w http.ResponseWriter, q *request, err error) {
 		panic(http.ErrAbortHandler)
 	default:
 		own = a.queueRefusal(err)
+		logged = &refusal{own.status, own.reason, own.text + ": " + err.Error(), 0}
 	}
-	a.g.lane(q.entry).refused(own)
+	if logged == nil {
+		logged = own
+	}
+	a.g.lane(q.entry).refused(logged)
 	a.refuse(w, own)
 }
 

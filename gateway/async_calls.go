@@ -67,15 +67,26 @@ func (a *api) cancel(w http.ResponseWriter, q *request, id queue.ID) {
 
 // tell answers with what the queue said, or why it said nothing.
 func (a *api) tell(w http.ResponseWriter, v any, err error) {
-	if errors.Is(err, queue.ErrAway) && !errors.Is(err, queue.ErrNotOpen) || errors.Is(err, context.DeadlineExceeded) {
-		a.refuse(w, &refusal{http.StatusServiceUnavailable, "queue_away", "the store of asynchronous calls does not answer: ask again later", retryStore})
-		return
-	}
 	if err != nil {
-		a.refuse(w, a.queueRefusal(err))
+		a.refuse(w, a.askedRefusal(err))
 		return
 	}
 	sayJSON(w, v)
+}
+
+// askedRefusal is queueRefusal for who asks about a call that was taken before:
+// asking again does no harm.
+func (a *api) askedRefusal(err error) *refusal {
+	text := ""
+	switch {
+	case errors.Is(err, queue.ErrNotOpen):
+		text = "the store of asynchronous calls is not open yet, and weir's log says why: ask again later"
+	case errors.Is(err, queue.ErrAway), errors.Is(err, context.DeadlineExceeded):
+		text = "the store of asynchronous calls does not answer: ask again later"
+	default:
+		return a.queueRefusal(err)
+	}
+	return &refusal{http.StatusServiceUnavailable, "queue_away", text, retryStore}
 }
 
 // How many dead letters a list has where none is asked for, and at most: each
@@ -142,26 +153,34 @@ func (g *Gateway) lettersWanted(q *request) (ref function.Ref, after uint64, n i
 func (a *api) deadLetter(w http.ResponseWriter, q *request, id queue.ID) {
 	ctx, cancel := context.WithTimeout(q.Context(), asyncTime)
 	defer cancel()
+	var letter queue.DeadLetter
+	var again queue.ID
+	var err error
 	switch q.Method {
 	case http.MethodPost:
-		again, err := a.g.cfg.Async.Resend(ctx, id)
-		if err != nil {
-			a.refuse(w, a.queueRefusal(err))
-			return
-		}
+		again, err = a.g.cfg.Async.Resend(ctx, id)
+	case http.MethodDelete:
+		err = a.g.cfg.Async.Drop(ctx, id)
+	default:
+		letter, err = a.g.cfg.Async.DeadLetter(ctx, id)
+	}
+	switch {
+	case errors.Is(err, queue.ErrNotFound):
+		a.refuse(w, errNoLetter)
+	case err != nil:
+		a.refuse(w, a.askedRefusal(err))
+	case q.Method == http.MethodPost:
 		w.Header().Set("Location", asyncCallPath+again.String())
 		w.WriteHeader(http.StatusAccepted)
-	case http.MethodDelete:
-		if err := a.g.cfg.Async.Drop(ctx, id); err != nil {
-			a.refuse(w, a.queueRefusal(err))
-			return
-		}
+	case q.Method == http.MethodDelete:
 		w.WriteHeader(http.StatusNoContent)
 	default:
-		letter, err := a.g.cfg.Async.DeadLetter(ctx, id)
-		a.tell(w, letter, err)
+		sayJSON(w, letter)
 	}
 }
+
+// errNoLetter: dead letters are kept until somebody deals with them.
+var errNoLetter = &refusal{http.StatusNotFound, "not_found", "no such dead letter: it was sent again or dropped, or the call was never given up; GET /async-call/ID says what became of a call", 0}
 
 // queueRefusal is what a client is told about an error of the queue. What the
 // store said, which may name hosts, is for the log.
@@ -174,7 +193,7 @@ func (a *api) queueRefusal(err error) *refusal {
 	case errors.Is(err, queue.ErrTooLarge):
 		return &refusal{http.StatusRequestEntityTooLarge, "body", "the call with its headers is larger than what the store of asynchronous calls takes", 0}
 	case errors.Is(err, queue.ErrFull):
-		return &refusal{http.StatusServiceUnavailable, "queue_full", "the queue is full, and the call was not taken: send it again later", retryStore}
+		return &refusal{http.StatusServiceUnavailable, "queue_full", "the queue is full (WEIR_ASYNC_MAX_CALLS of one function, WEIR_ASYNC_MAX_STORE, or the disk), and the call was not taken: send it again later", retryStore}
 	case errors.Is(err, queue.ErrUndecodable):
 		return &refusal{http.StatusConflict, "undecodable", "the dead letter cannot be read as a call: GET shows it, DELETE drops it", 0}
 	case errors.Is(err, function.ErrNotFound):

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"reflect"
 	"strings"
@@ -242,7 +243,8 @@ func TestSubmitRefuses(t *testing.T) {
 }
 
 func TestQueueThatCannot(t *testing.T) {
-	w, s := newAsyncWorld(t, nil)
+	var log strings.Builder
+	w, s := newAsyncWorld(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	for _, c := range []struct {
 		err    error
 		status int
@@ -255,6 +257,8 @@ func TestQueueThatCannot(t *testing.T) {
 		{queue.ErrTooLarge, 413, "", "larger"},
 		{errors.New("secret of the store"), 500, "", "log"},
 	} {
+		w.lane(w.fleet.Get(function.Ref{Name: "echo", Namespace: "fn"})).told = time.Time{} // each is told
+		log.Reset()
 		s.fail(fmt.Errorf("nats://user:pass@host: %w", c.err))
 		rec := w.ask("POST", "/async-function/echo", "x", nil)
 		h := rec.Header()
@@ -263,6 +267,9 @@ func TestQueueThatCannot(t *testing.T) {
 		}
 		if strings.Contains(rec.Body.String(), "nats") || h.Get("Location")+h.Get("X-Call-Id") != "" {
 			t.Errorf("%v: says %v %s", c.err, h, rec.Body)
+		}
+		if c.status >= 500 && !strings.Contains(log.String(), "nats://user:pass@host") {
+			t.Errorf("%v: the log does not have what the store said: %s", c.err, log.String())
 		}
 	}
 }
@@ -290,6 +297,7 @@ func TestAsyncCall(t *testing.T) {
 		{"HEAD", "/async-call/" + id + "?x", nil, 200, "call " + id, ""},
 		{"GET", "/async-call/" + id, queue.ErrNotFound, 404, "call " + id, "no such call"},
 		{"GET", "/async-call/" + id, queue.ErrAway, 503, "call " + id, "does not answer"},
+		{"GET", "/async-call/" + id, fmt.Errorf("%w: %w", queue.ErrAway, queue.ErrNotOpen), 503, "call " + id, "says why: ask again later"},
 		{"GET", "/async-call/x", nil, 404, "", "expected the ID"},
 		{"GET", "/async-call/" + strings.ToUpper(id), nil, 404, "", "expected the ID"},
 		{"GET", "/async-call/", nil, 404, "", "expected the ID"},
@@ -375,12 +383,15 @@ func TestDeadLetter(t *testing.T) {
 		{"GET", id, nil, 200, "letter " + id, `"body":"eA=="`},
 		{"POST", id, nil, 202, "resend " + id, ""},
 		{"DELETE", id, nil, 204, "drop " + id, ""},
-		{"GET", id, queue.ErrNotFound, 404, "letter " + id, "no such"},
+		{"GET", id, queue.ErrNotFound, 404, "letter " + id, "no such dead letter"},
+		{"GET", id, queue.ErrAway, 503, "letter " + id, "does not answer: ask again later"},
+		{"DELETE", id, queue.ErrAway, 503, "drop " + id, "does not answer: ask again later"},
 		{"POST", id, queue.ErrFull, 503, "resend " + id, "full"},
+		{"POST", id, queue.ErrNotFound, 404, "resend " + id, "no such dead letter"},
 		{"POST", id, fmt.Errorf("%w: %w", queue.ErrAway, queue.ErrNotOpen), 503, "resend " + id, "not open yet"},
 		{"POST", id, queue.ErrUndecodable, 409, "resend " + id, "cannot be read"},
 		{"POST", id, fmt.Errorf("send again: %w", function.ErrNotFound), 404, "resend " + id, "does not exist"},
-		{"DELETE", id, queue.ErrNotFound, 404, "drop " + id, "no such"},
+		{"DELETE", id, queue.ErrNotFound, 404, "drop " + id, "no such dead letter"},
 		{"POST", "x", nil, 404, "", "expected the ID"},
 		{"PUT", id, nil, 405, "", "GET, POST, DELETE"},
 	} {
