@@ -193,7 +193,7 @@ func ownHosts(texts []string) (map[string]bool, error) {
 			continue
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, fmt.Errorf("weir's own host %q: expected a port of 1 to 65535", text)
+			return nil, fmt.Errorf("weir's own host %q: expected HOST or HOST:PORT, the port from 1 to 65535", text)
 		}
 		own[net.JoinHostPort(host, port)] = true
 	}

@@ -5,8 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"time"
+
+	"github.com/weir-run/weir/queue"
 )
 
 // stored says whether there is anything that keeps asynchronous calls.
@@ -82,6 +85,8 @@ func (s *settings) validateStore(fault func(format string, args ...any)) {
 		fault("WEIR_NATS_PREFIX=%q: expected a word without dots, spaces, * and >", s.NatsPrefix.val)
 	}
 	s.validateBounds(fault)
+	s.validateCallbacks(fault)
+	s.validateFiles(fault)
 	if s.NatsPasswordFile.val == "" {
 		return
 	}
@@ -94,6 +99,33 @@ func (s *settings) validateStore(fault func(format string, args ...any)) {
 		fault("WEIR_NATS_PASSWORD_FILE=%q: %w", s.NatsPasswordFile.val, err)
 	}
 	s.NatsPassword.val = password
+}
+
+// validateCallbacks finds hosts and networks that are none. Else it would be
+// found when there is a queue, which is long after the start where the servers
+// of WEIR_NATS_URL are away then.
+func (s *settings) validateCallbacks(fault func(format string, args ...any)) {
+	if err := queue.CheckAllow(list(s.CallbackAllow.val)); err != nil {
+		fault("WEIR_CALLBACK_ALLOW: %w", err)
+	}
+	if err := queue.CheckOwn(list(s.Hosts.val)); err != nil {
+		fault("WEIR_HOSTS: %w", err)
+	}
+}
+
+// validateFiles finds those for WEIR_NATS_URL that cannot be read.
+func (s *settings) validateFiles(fault func(format string, args ...any)) {
+	for _, f := range []struct{ name, path string }{
+		{"WEIR_NATS_CREDENTIALS", s.NatsCredentials.val}, {"WEIR_NATS_CA", s.NatsCa.val},
+		{"WEIR_NATS_CERT", s.NatsCert.val}, {"WEIR_NATS_KEY", s.NatsKey.val},
+	} {
+		if f.path == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f.path); err != nil {
+			fault("%s=%q: %w", f.name, f.path, err)
+		}
+	}
 }
 
 // validateBounds finds bounds of asynchronous calls that are none, or that
