@@ -146,6 +146,10 @@ func (s *Store) notConnected(err error) error {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
 		errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrNkeysNotSupported):
 		return fmt.Errorf("%s: it does not take these credentials: %w", what, err)
+	case strings.Contains(err.Error(), "root certificate"):
+		return fmt.Errorf("%s: the CA's file has no certificate in PEM: %w", what, err)
+	case strings.Contains(err.Error(), "signing nonce"), strings.Contains(err.Error(), "user jwt"):
+		return fmt.Errorf("%s: the credentials file is none as NATS makes them (.creds): %w", what, err)
 	case strings.Contains(err.Error(), "parse"), strings.Contains(err.Error(), "invalid port"):
 		return fmt.Errorf("%s: expected nats://HOST:PORT or tls://HOST:PORT, several with commas between them: %w", what, err)
 	}

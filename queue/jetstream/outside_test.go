@@ -396,6 +396,11 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	tls := startOutside(t, fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", ca.cert("server"), ca.key("server"), ca.file))
 	secure := strings.Replace(tls.url, "nats://", "tls://", 1)
 	other := newCA(t)
+	junk := filepath.Join(t.TempDir(), "junk")
+	if err := os.WriteFile(junk, []byte("functions: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nonce := startOutside(t, "authorization { users = [ { nkey: UC6NLCN7AS34YOJVCYD4PJ3QB7QGLYG5B5IMBT25VW5K4TNUJODM7BOX } ] }")
 	for _, test := range []struct {
 		name string
 		cfg  Config
@@ -418,6 +423,9 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"TLS", Config{URL: secure, CA: ca.file, Certificate: ca.cert("client"), Key: ca.key("client")}, nil, false},
 		{"TLS to a server without", Config{URL: strings.Replace(plain.url, "nats://", "tls://", 1)}, []string{"no TLS"}, false},
 		{"no such file", Config{URL: secure, CA: "/does/not/exist"}, []string{"CA", "/does/not/exist"}, false},
+		{"no CA", Config{URL: secure, CA: junk}, []string{"the CA's file", "!nats://HOST"}, false},
+		{"no certificate", Config{URL: secure, CA: ca.file, Certificate: junk, Key: ca.key("client")}, []string{"client certificate", "PEM"}, false},
+		{"no credentials", Config{URL: nonce.url, Credentials: junk}, []string{"credentials file"}, false},
 		{"bad URL", Config{URL: "nats://127.0.0.1:port"}, []string{"nats://HOST:PORT"}, false},
 		{"secrets stay secret", Config{URL: fmt.Sprintf("nats://user:geheim@127.0.0.1:%d", programtest.FreePort(t))}, []string{"!geheim"}, true},
 		{"both", Config{URL: plain.url, Dir: t.TempDir()}, []string{"not both"}, false},
