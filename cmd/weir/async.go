@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -281,22 +282,39 @@ func (w *weir) share() (rank, weirs int) {
 	return 0, 1
 }
 
-// ownHosts are the names by which functions and clients call weir.
+// ownHosts are the names and addresses by which functions and clients call weir.
 func (w *weir) ownHosts() []string {
 	s := w.settings
 	own := list(s.Hosts.val)
-	_, port, _ := net.SplitHostPort(s.Listen.val)
+	address := s.Listen.val
 	if w.listener != nil {
-		_, port, _ = net.SplitHostPort(w.listener.Addr().String())
+		address = w.listener.Addr().String()
 	}
-	for _, host := range []string{"localhost", "127.0.0.1", "::1"} {
-		own = append(own, net.JoinHostPort(host, port))
-	}
+	host, port, _ := net.SplitHostPort(address)
+	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, addressesOf(host)...)
 	if name, err := os.Hostname(); err == nil {
-		own = append(own, net.JoinHostPort(strings.ToLower(name), port))
+		hosts = append(hosts, strings.ToLower(name))
+	}
+	for _, host := range hosts {
+		own = append(own, net.JoinHostPort(host, port))
 	}
 	slices.Sort(own)
 	return slices.Compact(own)
+}
+
+// addressesOf are the addresses at which one listens that listens at host.
+func addressesOf(host string) (all []string) {
+	ip, err := netip.ParseAddr(host)
+	if host != "" && (err != nil || !ip.IsUnspecified()) {
+		return []string{host}
+	}
+	local, _ := net.InterfaceAddrs() // without them callbacks there are refused
+	for _, a := range local {
+		if n, ok := a.(*net.IPNet); ok {
+			all = append(all, n.IP.String())
+		}
+	}
+	return all
 }
 
 // list is what stands between commas.

@@ -63,7 +63,7 @@ type settings struct {
 	CallbackTimeout  duration `split_words:"true" default:"30s" desc:"How long a receiver of callbacks may take to answer."`
 	CallbackMaxBody  bytes    `split_words:"true" default:"1Mi" desc:"How much of a function's answer a callback carries."`
 	CallbackAttempts number   `split_words:"true" default:"10" desc:"How often a callback is tried."`
-	Hosts            text     `split_words:"true" desc:"Names by which weir itself is called (host or host:port, with commas), beside loopback and its host name: a callback to one of them is a call of the function that its path names. The chart names its Service."`
+	Hosts            text     `split_words:"true" desc:"Names by which weir itself is called (host or host:port, with commas), beside its host name, loopback and the addresses at which it listens: a callback to one of them is a call of the function that its path names. The chart names its Service."`
 
 	DrainInterval   duration `split_words:"true" desc:"After SIGTERM: how long all is still served while /healthz says 503, before the listener closes. Default: 5s; local: 0."`
 	ShutdownTimeout duration `split_words:"true" default:"60s" desc:"How long requests under way, held ones too, may take after that."`

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"net"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weir-run/weir/queue"
 )
 
 func TestStoreSettings(t *testing.T) {
@@ -51,5 +55,42 @@ func TestStoreSettings(t *testing.T) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
 		})
+	}
+}
+
+// TestOwnHosts: weir is called by each address at which it listens.
+func TestOwnHosts(t *testing.T) {
+	var all []string
+	local, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range local {
+		all = append(all, a.(*net.IPNet).IP.String())
+	}
+	for listen, want := range map[string][]string{
+		":8080": append(all, "localhost"), "0.0.0.0:8080": all, "[::]:8080": all, "127.0.0.2:8080": {"127.0.0.2", "localhost"},
+	} {
+		clear(t)
+		t.Setenv("WEIR_PROVIDER", "local")
+		t.Setenv("WEIR_STACK", "stack.yaml")
+		t.Setenv("WEIR_LISTEN", listen)
+		t.Setenv("WEIR_HOSTS", "gateway.example")
+		s, err := read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := (&weir{settings: s}).ownHosts()
+		for _, host := range want {
+			if !slices.Contains(own, net.JoinHostPort(host, "8080")) {
+				t.Errorf("%s: %s is not weir's own: %v", listen, host, own)
+			}
+		}
+		if !slices.Contains(own, "gateway.example") || slices.Contains(own, "203.0.113.1:8080") {
+			t.Errorf("%s: %v", listen, own)
+		}
+		if err := queue.CheckOwn(own); err != nil {
+			t.Error(err)
+		}
 	}
 }
