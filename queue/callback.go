@@ -213,7 +213,7 @@ type callbackMetrics struct {
 }
 
 func newCallbackMetrics() callbackMetrics {
-	return callbackMetrics{
+	m := callbackMetrics{
 		tries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_callback_tries_total",
 			Help: "Callbacks that were sent, by the class of what was answered: 2xx, 3xx, 4xx, 5xx, or none."}, []string{"answer"}),
 		ends: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_callbacks_total",
@@ -223,6 +223,13 @@ func newCallbackMetrics() callbackMetrics {
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weir_callback_seconds",
 			Help: "From the end of a call to the end of its callback.", Buckets: []float64{.01, .05, .1, .5, 1, 5, 10, 60, 300, 1800, 7200, 86400}}),
 	}
+	for _, result := range []string{"delivered", "called", "rejected", "refused", "attempts", "expired", "undecodable"} {
+		m.ends.WithLabelValues(result)
+	}
+	for _, answer := range []string{"2xx", "3xx", "4xx", "5xx", "none"} {
+		m.tries.WithLabelValues(answer)
+	}
+	return m
 }
 
 func (c *callbacks) collectors() []prometheus.Collector {

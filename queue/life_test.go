@@ -172,8 +172,8 @@ func TestMetrics(t *testing.T) {
 				}
 			}
 			for name, value := range all {
-				if got[name] != value {
-					t.Errorf("%s is %v, expected %v", name, got[name], value)
+				if is, there := got[name]; !there || is != value {
+					t.Errorf("%s is %v (there: %v), expected %v", name, is, there, value)
 				}
 			}
 		}
@@ -181,6 +181,12 @@ func TestMetrics(t *testing.T) {
 		want(map[string]float64{
 			"queue_worker_pending_messages" + labels: 3, "queue_worker_function_invocation_inflight" + labels: 2,
 			"queue_worker_messages_submitted_total" + labels: 5, "weir_async_deliveries_total{function_name=fn.ns}": 0,
+			// A rate does not see a counter begin at 1.
+			"weir_async_dead_letters_total{function_name=fn.ns,reason=attempts}":    0,
+			"weir_async_dead_letters_total{function_name=fn.ns,reason=expired}":     0,
+			"weir_async_dead_letters_total{function_name=fn.ns,reason=undecodable}": 0,
+			"weir_callbacks_total{result=attempts}":                                 0,
+			"weir_callback_tries_total{answer=none}":                                0,
 		})
 		w.pods.change(fn, func(f *fake) { f.answer = says(200, 404, 500) })
 		time.Sleep(2 * time.Second)

@@ -150,8 +150,9 @@ func (m *metrics) collect(ch chan<- prometheus.Metric, name string, t *tally) {
 	}
 	counter(m.deliveries, t.deliveries, name)
 	counter(m.refused, t.refused, name)
-	for reason, n := range t.dead {
-		counter(m.dead, n, name, reason)
+	// Also those at 0: a rate does not see a counter begin at 1.
+	for _, reason := range []string{reasonAttempts, reasonExpired, reasonUndecodable} {
+		counter(m.dead, t.dead[reason], name, reason)
 	}
 	buckets, n := make(map[float64]uint64, len(ageBuckets)), uint64(0)
 	for i, bound := range ageBuckets {
