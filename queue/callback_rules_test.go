@@ -147,7 +147,7 @@ func TestCallbackDefaultWaits(t *testing.T) {
 }
 
 func TestCallbackIsNotTriedAgain(t *testing.T) {
-	for code, want := range map[int]string{301: "redirects are not followed", 307: "redirects", 304: "redirects", 400: "Bad Request", 404: "Not Found", 410: "Gone", 101: "Switching"} {
+	for code, want := range map[int]string{301: "redirects are not followed", 307: "redirects", 304: "redirects", 400: "Bad Request", 404: "Not Found", 410: "Gone", 101: "Switching", 499: "answered 499"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSenders(t, queue.CallbackConfig{}, queuetest.Config{}, func(*http.Request, int) (*http.Response, error) {
 				return status(code, "Location", "http://169.254.169.254/")

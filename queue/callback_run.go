@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -223,7 +224,7 @@ func (c *callbacks) try(abort context.Context, e *errand, state *Callback) {
 	case err == nil && code/100 == 2:
 		c.end(abort, e, state, Succeeded, "delivered")
 	case err == nil && !again(code):
-		state.Reason = "the receiver answered " + http.StatusText(code)
+		state.Reason = reasonOf(code, nil)
 		if code/100 == 3 {
 			state.Reason += ", and redirects are not followed"
 		}
@@ -255,7 +256,7 @@ func reasonOf(code int, err error) string {
 	if err != nil {
 		return explain(err)
 	}
-	return fmt.Sprintf("the receiver answered %s", http.StatusText(code))
+	return strings.TrimSpace(fmt.Sprintf("the receiver answered %d %s", code, http.StatusText(code)))
 }
 
 func (c *callbacks) expire(abort context.Context, e *errand, state *Callback) {
