@@ -296,6 +296,22 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A hurried end cuts nothing off where nothing runs, and says so.
+func TestDrainOfNothing(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.function(fn, 2, nil)
+		v := w.start(0, nil)
+		id := v.submit(fn, nil)
+		time.Sleep(time.Minute)
+		v.want(id, queue.Succeeded, 1, "")
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := v.Drain(now); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // What a stopping weir cuts off is there for the next at once, and no attempt.
 func TestDrainThatIsCutShort(t *testing.T) {
 	in(t, queuetest.Config{}, func(w *world) {

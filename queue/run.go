@@ -45,11 +45,17 @@ func (q *Queue) Drain(ctx context.Context) error {
 	defer context.AfterFunc(ctx, q.stop)()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.lines) > 0 || len(q.flights) > 0 {
+	if q.idle() {
+		return nil // there is nothing to cut off, also where ctx has ended
+	}
+	for !q.idle() {
 		q.gone.Wait()
 	}
 	return ctx.Err()
 }
+
+// idle is called with q locked.
+func (q *Queue) idle() bool { return len(q.lines) == 0 && len(q.flights) == 0 }
 
 func (q *Queue) stopFetching() {
 	q.drainOnce.Do(func() {
