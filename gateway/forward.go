@@ -304,6 +304,8 @@ func (c *call) repeat(t *proxy.TryError) (again bool) {
 	c.begun++
 	why := ""
 	switch {
+	case c.claim.own:
+		why = "this was one attempt" // which the queue counts, and repeats
 	case t.Final:
 		why = "it cannot be sent again"
 	case !proxy.Idempotent(c.r.Method):
