@@ -304,16 +304,36 @@ func TestCutIsAnAttempt(t *testing.T) {
 		n := 0
 		w.function(fn, 1, nil).answer = func(*http.Request) queue.Answer {
 			if n++; n == 1 {
-				return queue.Answer{Began: true, Status: 502, Reason: "cut"}
+				return queue.Answer{Began: true, Status: 502, Reason: "cut", Body: []byte("the pod broke off\n")}
 			}
 			return queue.Answer{Status: 200}
 		}
 		v := w.start(0, nil)
 		id := v.submit(fn, nil)
 		time.Sleep(500 * time.Millisecond)
-		v.want(id, queue.Retrying, 1, "cut")
+		v.want(id, queue.Retrying, 1, "cut: the pod broke off")
 		time.Sleep(time.Second)
 		v.want(id, queue.Succeeded, 2, "")
+	})
+}
+
+// The state of a call that waits says what its function lacks.
+func TestRefusalIsExplained(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.function(fn, 1, nil).answer = func(*http.Request) queue.Answer {
+			return queue.Answer{Status: 503, Reason: "not_started", Body: []byte("no replica has started:\n" + strings.Repeat("x", 1<<20))}
+		}
+		v := w.start(0, func(c *queue.Config) { c.MaxAge = time.Minute })
+		id := v.submit(fn, nil)
+		time.Sleep(500 * time.Millisecond)
+		call := v.call(id)
+		if call.State != queue.Queued || !strings.HasPrefix(call.Reason, "not_started: no replica has started: xxx") || len(call.Reason) > 300 {
+			t.Errorf("%s: %q", call.State, call.Reason)
+		}
+		time.Sleep(2 * time.Minute)
+		if call := v.call(id); call.State != queue.Dead || !strings.HasPrefix(call.Reason, "expired: not_started: no replica") || call.Attempts != 0 {
+			t.Errorf("%s: %q after %d attempts", call.State, call.Reason, call.Attempts)
+		}
 	})
 }
 

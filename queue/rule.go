@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/weir-run/weir/fleet"
@@ -118,7 +119,7 @@ func judge(rec *record, a Answer, rules function.Retry, at moment) ruling {
 	if !a.Began {
 		rec.State = waiting(rec)
 		rec.Refusals++
-		rec.Reason = short(refusalOf(a))
+		rec.Reason = refusalOf(a)
 		// At its expiry it is looked at once more, and buried.
 		delay := min(refusalWait(max(rec.Refusals, at.refusals), at.random), max(0, at.expiry.Sub(at.now)))
 		rec.Next = at.now.Add(delay)
@@ -129,9 +130,9 @@ func judge(rec *record, a Answer, rules function.Retry, at moment) ruling {
 	rec.MaxAttempts = max(1, rules.Attempts)
 	rec.Code, rec.Ended, rec.Seconds = a.Status, at.now, a.Took.Seconds()
 	rec.Reason, rec.Next = "", time.Time{}
-	why := short(a.Reason)
-	if why == "" {
-		why = fmt.Sprintf("the function answered %d", a.Status)
+	why := fmt.Sprintf("the function answered %d", a.Status)
+	if a.Reason != "" {
+		why = reasonOfWeir(a)
 	}
 	r := ruling{act: end, rec: rec, answer: &a}
 	switch {
@@ -165,9 +166,16 @@ func (r ruling) dead(reason string) ruling {
 // refusalOf is why no handler began a call.
 func refusalOf(a Answer) string {
 	if a.Reason != "" {
-		return a.Reason
+		return reasonOfWeir(a)
 	}
 	return fmt.Sprintf("refused with %d", a.Status)
+}
+
+// reasonOfWeir is the reason of what is no function's answer, and what was said
+// of it: the reason alone is one of a metric's few words.
+func reasonOfWeir(a Answer) string {
+	said := string(a.Body[:min(len(a.Body), maxReason)])
+	return short(because(a.Reason, strings.TrimSpace(said)))
 }
 
 // refusals is how long a call waits that no handler began: half of the wait is
