@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,6 +126,25 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.check(t, http.StatusOK, `"reason":"cancelled"`)
+}
+
+// TestAsyncShutdownTimeout: the log says what was cut, and of nothing else that
+// it was.
+func TestAsyncShutdownTimeout(t *testing.T) {
+	t.Parallel()
+	ledger := ledgerFile(t)
+	p := keeping(t, "functions:\n"+recorder(t, "echo", ledger, nil, soon), "WEIR_SHUTDOWN_TIMEOUT=1s")
+	id := p.taken("echo?ms=600000", "")
+	p.Until("it runs", func() bool { return len(times(readLedger(ledger), id, began)) == 1 })
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	log := p.Log.String()
+	if !strings.Contains(log, "asynchronous calls were cut, and will run again") || strings.Contains(log, "upgraded connections were cut") {
+		t.Error(log)
+	}
+	p.Gone()
 }
 
 // TestDeadLetters: those that were given up are listed, shown, sent again and

@@ -188,13 +188,13 @@ func (w *weir) drain(hurry context.Context) {
 	ctx, cancel := context.WithTimeout(hurry, w.settings.ShutdownTimeout.val)
 	defer cancel()
 	var queue sync.WaitGroup
-	defer queue.Wait()
 	if w.async != nil {
 		queue.Go(func() { w.async.drain(ctx) })
 	}
 	if err := w.server.Shutdown(ctx); err != nil {
 		w.log.Warn("requests were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT", "timeout", w.settings.ShutdownTimeout.val)
 	}
+	queue.Wait() // its calls are under way in the gateway, too
 	if err := w.gateway.Wait(ctx); err != nil {
 		w.log.Warn("upgraded connections were cut: they took longer than WEIR_SHUTDOWN_TIMEOUT", "timeout", w.settings.ShutdownTimeout.val)
 	}
