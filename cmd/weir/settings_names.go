@@ -1,8 +1,6 @@
 package main
 
 import (
-	"net"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -27,12 +25,6 @@ func (s *settings) validateNames(fault func(format string, args ...any)) {
 	}
 	if strings.Contains(s.BasicAuthUser.val, ":") {
 		fault("WEIR_BASIC_AUTH_USER=%q: expected a name without ':', for basic auth ends the user there", s.BasicAuthUser.val)
-	}
-	if !all(list(s.CallbackAllow.val), isNetwork) {
-		fault("WEIR_CALLBACK_ALLOW=%q: expected hosts, addresses and networks such as 10.1.2.0/24, with commas", s.CallbackAllow.val)
-	}
-	if !all(list(s.Hosts.val), isHostPort) {
-		fault("WEIR_HOSTS=%q: expected host or host:port, with commas", s.Hosts.val)
 	}
 }
 
@@ -62,33 +54,4 @@ func all(texts []string, is func(string) bool) bool {
 func isLabel(text string) bool {
 	ref, err := function.ParseRef(text, "default")
 	return err == nil && ref.Name == text
-}
-
-func isNetwork(text string) bool {
-	if _, err := netip.ParsePrefix(text); err == nil {
-		return true
-	}
-	return isHost(text)
-}
-
-func isHostPort(text string) bool {
-	if host, port, err := net.SplitHostPort(text); err == nil {
-		_, err = parseAddress(net.JoinHostPort(host, port))
-		return err == nil && isHost(host)
-	}
-	return isHost(text)
-}
-
-// isHost takes addresses, and names of which the last part has more than
-// digits: 127.1 is an address to some resolvers and none to others.
-func isHost(text string) bool {
-	if addr, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
-		return addr.Zone() == ""
-	}
-	labels := strings.Split(strings.TrimSuffix(strings.ToLower(text), "."), ".")
-	last := labels[len(labels)-1]
-	return len(text) <= 253 && strings.Trim(last, "0123456789") != "" && !strings.HasPrefix(last, "0x") &&
-		all(labels, func(l string) bool {
-			return l != "" && len(l) <= 63 && strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
-		})
 }

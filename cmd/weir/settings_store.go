@@ -106,10 +106,10 @@ func (s *settings) validateStore(fault func(format string, args ...any)) {
 // of WEIR_NATS_URL are away then.
 func (s *settings) validateCallbacks(fault func(format string, args ...any)) {
 	if err := queue.CheckAllow(list(s.CallbackAllow.val)); err != nil {
-		fault("WEIR_CALLBACK_ALLOW: %w", err)
+		fault("WEIR_CALLBACK_ALLOW=%q: %w", s.CallbackAllow.val, err)
 	}
 	if err := queue.CheckOwn(list(s.Hosts.val)); err != nil {
-		fault("WEIR_HOSTS: %w", err)
+		fault("WEIR_HOSTS=%q: %w", s.Hosts.val, err)
 	}
 }
 
