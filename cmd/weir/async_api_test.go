@@ -325,7 +325,7 @@ func TestBadAsyncInput(t *testing.T) {
 		"a long key":            {path: "/async-function/echo", headers: []string{"Idempotency-Key: " + strings.Repeat("k", 256)}, status: 400, words: "255"},
 		"unknown call":          {method: http.MethodGet, path: "/async-call/aaaaaaaaaaaaaaaaaaaaaaaaaa-1", status: 404, words: "no such call"},
 		"no call's ID":          {method: http.MethodGet, path: "/async-call/1234", status: 404, words: "Location"},
-		"unknown letter":        {method: http.MethodGet, path: "/system/dead-letters/aaaaaaaaaaaaaaaaaaaaaaaaaa-1", status: 404, words: "no such call"},
+		"unknown letter":        {method: http.MethodGet, path: "/system/dead-letters/aaaaaaaaaaaaaaaaaaaaaaaaaa-1", status: 404, words: "no such dead letter"},
 		"a limit that is none":  {method: http.MethodGet, path: "/system/dead-letters?limit=0", status: 400, words: "expected 1 to"},
 		"cancel what is not":    {method: http.MethodDelete, path: "/async-call/aaaaaaaaaaaaaaaaaaaaaaaaaa-1", status: 404, words: "no such call"},
 	} {
