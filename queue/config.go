@@ -28,7 +28,8 @@ type Config struct {
 	// MaxRun bounds one delivery to a pod, the wait for it included.
 	MaxRun time.Duration
 	// ResultKeep is how long the outcome of a call can be asked for, and
-	// ResultSize how much of an answer's body is kept with it.
+	// ResultSize how much of an answer's body is kept with it: nothing where it
+	// is less than 0.
 	ResultKeep time.Duration
 	ResultSize int64
 	// Window is how long an Idempotency-Key is known.
@@ -109,7 +110,7 @@ func New(cfg Config) (*Queue, error) {
 	cfg.MaxAge = cmp.Or(max(0, cfg.MaxAge), DefaultMaxAge)
 	cfg.MaxRun = cmp.Or(max(0, cfg.MaxRun), DefaultMaxRun)
 	cfg.ResultKeep = cmp.Or(max(0, cfg.ResultKeep), DefaultResultKeep)
-	cfg.ResultSize = cmp.Or(max(0, cfg.ResultSize), DefaultResultSize)
+	cfg.ResultSize = max(0, cmp.Or(cfg.ResultSize, DefaultResultSize))
 	cfg.Window = cmp.Or(max(0, cfg.Window), DefaultWindow)
 	q := &Queue{
 		cfg: cfg, random: rand.Float64, draining: make(chan struct{}),

@@ -198,9 +198,9 @@ func (f *flight) prepare() (r ruling, ok bool) {
 // loadPause is how long a call is put off when its record cannot be read.
 const loadPause = time.Second
 
-// limit is how much of the answer's body is wanted.
+// limit is how much of the answer's body is wanted. Weir's own become reasons.
 func (f *flight) limit() int64 {
-	return max(f.q.cfg.ResultSize, f.q.callbacks.limit(f.m))
+	return max(f.q.cfg.ResultSize, f.q.callbacks.limit(f.m), maxReason)
 }
 
 // request is the call as a pod gets it.

@@ -271,6 +271,9 @@ func (w *weir) queueConfig(store queue.Store) queue.Config {
 		},
 	}
 	config.Callbacks.Retry.Attempts = s.CallbackAttempts.val
+	if config.ResultSize == 0 {
+		config.ResultSize = -1 // none; 0 would be the default
+	}
 	return config
 }
 

@@ -94,3 +94,20 @@ func TestOwnHosts(t *testing.T) {
 		}
 	}
 }
+
+// TestNoResults: a size of 0 is none, and not the default.
+func TestNoResults(t *testing.T) {
+	for text, want := range map[string]int64{"": 64 << 10, "0": -1, "7": 7} {
+		clear(t)
+		t.Setenv("WEIR_PROVIDER", "local")
+		t.Setenv("WEIR_STACK", "stack.yaml")
+		t.Setenv("WEIR_ASYNC_RESULT_SIZE", text)
+		s, err := read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&weir{settings: s}).queueConfig(nil).ResultSize; got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
