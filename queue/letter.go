@@ -102,6 +102,7 @@ func deadLetter(letter *Letter) (d DeadLetter, m *Message) {
 		return d, nil
 	}
 	d.Call = rec.Call
+	d.Callback = nil // as it was before it was sent; GET of the call says what became of it
 	if !rec.Undecodable {
 		m, err = Decode(data)
 	}

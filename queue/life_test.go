@@ -142,6 +142,29 @@ func TestCallbackFollowsTheCall(t *testing.T) {
 		if n := len(w.runs(fn)); n != 2 {
 			t.Errorf("%d runs", n)
 		}
+		letter, err := v.DeadLetter(ctx, id)
+		if err != nil || letter.Callback != nil || letter.CallbackURL == "" {
+			t.Errorf("the dead letter says of its callback %+v, %q, %v", letter.Callback, letter.CallbackURL, err)
+		}
+		// What became of it is forgotten before the dead letter is.
+		time.Sleep(2 * queue.DefaultResultKeep)
+		if call := v.call(id); call.State != queue.Dead || call.Callback != nil {
+			t.Errorf("later the call is %s, with a callback %+v", call.State, call.Callback)
+		}
+	})
+}
+
+func TestNoResultIsKept(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.function(fn, 1, nil).answer = func(*http.Request) queue.Answer {
+			return queue.Answer{Status: 200, Body: []byte("the answer"), Size: 10}
+		}
+		v := w.start(0, func(c *queue.Config) { c.ResultSize = -1 })
+		id := v.submit(fn, nil)
+		time.Sleep(time.Second)
+		if call := v.want(id, queue.Succeeded, 1, ""); call.Result == nil || len(call.Result.Body) != 0 || call.Result.Size != 10 {
+			t.Errorf("the result is %+v", call.Result)
+		}
 	})
 }
 

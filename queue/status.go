@@ -27,6 +27,11 @@ func (q *Queue) Call(ctx context.Context, id ID) (Call, error) {
 		if err != nil {
 			return Call{}, err
 		}
+		if state.Attempts == 0 && state.State == Queued && time.Since(rec.Ended) > q.cfg.ResultKeep {
+			// Of a dead letter this is known for longer than what became of its
+			// callback.
+			state = nil
+		}
 		rec.Callback = state
 	}
 	return rec.Call, nil
