@@ -299,6 +299,17 @@ func TestRunsForTooLong(t *testing.T) {
 	})
 }
 
+// No pod takes the call in the time that a delivery may last: nobody cancelled it.
+func TestWaitsForTooLong(t *testing.T) {
+	in(t, queuetest.Config{}, func(w *world) {
+		w.function(fn, 0, nil)
+		v := w.start(0, func(c *queue.Config) { c.MaxRun = time.Second })
+		id := v.submit(fn, nil)
+		time.Sleep(1100 * time.Millisecond)
+		v.want(id, queue.Queued, 0, "no pod took it within 1s")
+	})
+}
+
 func TestCutIsAnAttempt(t *testing.T) {
 	in(t, queuetest.Config{}, func(w *world) {
 		n := 0

@@ -84,6 +84,8 @@ func (f *flight) rule(e *fleet.Entry, a Answer, cut error, cancelled bool) rulin
 			return f.cancelledRuling()
 		case errors.Is(cut, context.DeadlineExceeded) && a.Began:
 			a.Status, a.Reason = http.StatusGatewayTimeout, fmt.Sprintf("it ran for longer than %v", f.q.cfg.MaxRun)
+		case errors.Is(cut, context.DeadlineExceeded):
+			a.Reason = fmt.Sprintf("no pod took it within %v", f.q.cfg.MaxRun)
 		case f.q.hard.Err() != nil:
 			// weir stops: what it cut off was no attempt.
 			rec.State, rec.Started = waiting(&rec), time.Time{}
