@@ -363,7 +363,10 @@ func takes(d time.Duration) func(*http.Request) queue.Answer {
 
 // says answers codes one after the other, and then the last for ever.
 func says(codes ...int) func(*http.Request) queue.Answer {
+	var mu sync.Mutex
 	return func(*http.Request) queue.Answer {
+		mu.Lock()
+		defer mu.Unlock()
 		code := codes[0]
 		if len(codes) > 1 {
 			codes = codes[1:]

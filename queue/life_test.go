@@ -174,6 +174,7 @@ func TestMetrics(t *testing.T) {
 		gone := function.Ref{Name: "gone", Namespace: "ns"}
 		w.function(gone, 1, nil)
 		v := w.start(0, nil)
+		synctest.Wait() // it has asked the store for the first time, which sets what is counted between
 		for range 5 {
 			v.submit(fn, nil)
 		}
