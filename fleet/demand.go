@@ -10,7 +10,8 @@ type Report struct {
 	Now     time.Time `json:"now"`
 	// Functions are those that were ever called through this gateway; where
 	// Since is given, those of them that may differ from what the report with
-	// that Mark said. A function that it does not name is as it was then.
+	// that Mark said. A function that it does not name is as it was then; of one
+	// that it names twice, which was deleted and came anew, the second counts.
 	Functions []Demand `json:"functions"`
 	// Mark names this report to who asks for the changes since; it is never 0.
 	// Since is the Mark that was asked for, 0 if Functions are all.

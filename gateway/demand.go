@@ -15,6 +15,9 @@ import (
 // lane's lock, and may wait for that.
 const markOverlap = 5 * time.Second
 
+// droppedKeep is longer than changes are asked for and not everything.
+const droppedKeep = 2 * time.Minute
+
 // Report is what the gateway carries at this moment.
 func (g *Gateway) Report() fleet.Report { return g.report(0) }
 
@@ -28,15 +31,33 @@ func (g *Gateway) report(since int64) fleet.Report {
 		since = 0
 	}
 	still := g.began.Add(time.Duration(since) - markOverlap)
-	lanes := g.all()
 	r := fleet.Report{Gateway: g.id, Now: now, Mark: mark, Since: since, Functions: []fleet.Demand{}}
-	for _, l := range lanes {
-		if l.entry.Load().Gone() || since > 0 && l.stillSince(still) {
+	if since > 0 {
+		// Else they would be taken to be as they were, and with them functions
+		// of their names that come anew. What these carry comes after it.
+		for _, ref := range g.droppedSince(still) {
+			r.Functions = append(r.Functions, fleet.Demand{Function: ref.String()})
+		}
+	}
+	for _, l := range g.all() {
+		if since > 0 && l.stillSince(still) || since == 0 && l.entry.Load().Gone() {
 			continue
 		}
 		r.Functions = append(r.Functions, l.demand(now))
 	}
 	return r
+}
+
+// droppedSince are functions whose lanes were forgotten since then.
+func (g *Gateway) droppedSince(t time.Time) (all []function.Ref) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	for ref, at := range g.dropped {
+		if !at.Before(t) {
+			all = append(all, ref)
+		}
+	}
+	return all
 }
 
 // stillSince says that nothing was carried for the function since then.

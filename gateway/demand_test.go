@@ -190,6 +190,53 @@ func TestReportOfChanges(t *testing.T) {
 	})
 }
 
+// Who asks for changes only hears that a function is gone with what it ran, and
+// takes nothing of it for what the next one of its name carries.
+func TestReportOfAFunctionThatIsGone(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			g, f, _ := setup(t, nil)
+			fn := describe("a", 1, 1)
+			l := g.lane(put(f, fn, started(2, 0)))
+			open := must(t, l)
+			first := g.report(0)
+			if d := first.Functions[0]; d.Running != 1 {
+				t.Fatalf("the call does not run: %+v", d)
+			}
+			time.Sleep(time.Second)
+			f.Delete(fn.Ref)
+			open.done(took)
+			l.exit(200, 0)
+			g.drop(l)
+			if again {
+				must(t, g.lane(put(f, fn, started(2, 0))))
+			}
+			time.Sleep(2 * markOverlap)
+			all := g.report(first.Mark).Functions
+			if len(all) == 0 {
+				t.Fatal("nothing is said of it")
+			}
+			d := all[len(all)-1]
+			if d.Function != "a.ns" || (d.Running == 1) != again || d.LastEnd != (time.Time{}) {
+				t.Errorf("said last: %+v", d)
+			}
+			time.Sleep(2 * droppedKeep)
+			mark := g.report(0).Mark
+			time.Sleep(time.Second)
+			if all := g.report(mark).Functions; len(all) > 0 && !again {
+				t.Errorf("said for ever: %+v", all)
+			}
+			other := describe("b", 1, 1)
+			next := g.lane(put(f, other, started(2, 0)))
+			f.Delete(other.Ref)
+			g.drop(next)
+			if len(g.dropped) != 1 {
+				t.Errorf("%d are remembered", len(g.dropped))
+			}
+		})
+	}
+}
+
 // thousands are 10,000 functions that were called, with a pod each.
 func thousands(t testing.TB) *Gateway {
 	g, f, _ := setup(t, nil)

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,6 +102,8 @@ type Gateway struct {
 
 	mu    sync.RWMutex
 	lanes map[function.Ref]*lane
+	// dropped is when lanes were forgotten, of the last droppedKeep.
+	dropped map[function.Ref]time.Time
 	// withAny are the functions that wake with any other's call; nil before
 	// Run has looked.
 	withAny atomic.Pointer[[]*fleet.Entry]
@@ -134,7 +137,7 @@ func New(cfg Config) (*Gateway, error) {
 		}
 		cfg.Share = func() (int, int) { return 0, gateways() }
 	}
-	g := &Gateway{cfg: cfg, id: rand.Text(), began: time.Now(), lanes: map[function.Ref]*lane{}}
+	g := &Gateway{cfg: cfg, id: rand.Text(), began: time.Now(), lanes: map[function.Ref]*lane{}, dropped: map[function.Ref]time.Time{}}
 	g.metrics = newMetrics(g)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	return g, nil
@@ -192,6 +195,9 @@ func (g *Gateway) drop(l *lane) {
 	defer g.mu.Unlock()
 	if l.tidy() {
 		delete(g.lanes, l.ref)
+		now := time.Now()
+		maps.DeleteFunc(g.dropped, func(_ function.Ref, at time.Time) bool { return now.Sub(at) > droppedKeep })
+		g.dropped[l.ref] = now
 		l.close()
 	}
 }
