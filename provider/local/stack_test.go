@@ -127,7 +127,6 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// Aliases that stand for more than there is are counted, not followed.
 // A text that is no YAML is faulty at one line, and that one is named: not where
 // the mapping begins that the fault is in.
 func TestSyntaxFaultsAreNamedWithTheirLines(t *testing.T) {
@@ -154,6 +153,7 @@ func TestSyntaxFaultsAreNamedWithTheirLines(t *testing.T) {
 	}
 }
 
+// Aliases that stand for more than there is are counted, not followed.
 func TestAliasesAreBounded(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("x-a: &a\n")
