@@ -263,22 +263,30 @@ func (s *Store) dropLane(ctx context.Context, lane queue.Lane) error {
 // depends on what an earlier server, perhaps a killed one, had noted of
 // deliveries. What was put off by Retry comes too.
 func (s *Store) readyAgain(ctx context.Context) error {
-	ctx, cancel := bounded(ctx)
+	listing, cancel := bounded(ctx)
 	defer cancel()
-	info, err := s.queue.Info(ctx, jetstream.WithSubjectFilter(s.cfg.Name+".q.>"))
+	info, err := s.queue.Info(listing, jetstream.WithSubjectFilter(s.cfg.Name+".q.>"))
 	if err != nil {
 		return err
 	}
 	var stale []string
-	err = s.eachConsumer(ctx, func(c *jetstream.ConsumerInfo) {
+	err = s.eachConsumer(listing, func(c *jetstream.ConsumerInfo) {
 		if info.State.Subjects[c.Config.FilterSubject] > 0 {
 			stale = append(stale, c.Name)
 		}
 	})
 	for _, name := range stale {
 		if err == nil {
-			err = s.queue.DeleteConsumer(ctx, name)
+			err = s.deleteConsumer(ctx, name)
 		}
 	}
 	return err
+}
+
+// deleteConsumer has a bound of its own: thousands of lanes take longer than one
+// call may.
+func (s *Store) deleteConsumer(ctx context.Context, name string) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return s.queue.DeleteConsumer(ctx, name)
 }
