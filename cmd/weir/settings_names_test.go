@@ -8,10 +8,7 @@ import (
 // A name that is none, and a bound by which nothing could wait, end the start
 // with the variable, its value and what was expected.
 func TestNamesAndBounds(t *testing.T) {
-	for name, c := range map[string]struct {
-		env  string // NAME=value, with spaces
-		want string // of the fault, empty where there is none
-	}{
+	checkSettings(t, map[string]settingsCase{
 		"one namespace":          {"NAMESPACE=fn", ""},
 		"namespaces":             {"NAMESPACE=fn,other", ""},
 		"all namespaces":         {"NAMESPACE=*", ""},
@@ -36,7 +33,17 @@ func TestNamesAndBounds(t *testing.T) {
 		"no bytes":               {"HOLD_BYTES=0", `WEIR_HOLD_BYTES="0": expected at least 1`},
 		"no time":                {"HOLD_TIMEOUT=0", `WEIR_HOLD_TIMEOUT="0": expected at least 1ms`},
 		"a bound that is no one": {"HOLD_TIMEOUT=soon", `WEIR_HOLD_TIMEOUT="soon": expected a duration`},
-	} {
+	})
+}
+
+// settingsCase is an environment, and what is said of it.
+type settingsCase struct {
+	env  string // NAME=value without WEIR_, with spaces
+	want string // of the one fault, empty where there is none
+}
+
+func checkSettings(t *testing.T, cases map[string]settingsCase) {
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			clear(t)
 			for entry := range strings.FieldsSeq(c.env) {
